@@ -1,0 +1,43 @@
+# Every target does its own set-up and is quick when there is nothing left to do.
+SHELL := /bin/bash
+PYTHON := /usr/bin/python3
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+VENV := .venv
+# For tests and development: build/bin has launchers of this checkout, build/share
+# the guest image, build/configuration.toml a configuration that points to both.
+IMAGE_DIR := build/share
+ARGS ?=
+
+.PHONY: demo test lint image bench proto setup install uninstall clean
+
+setup:
+	@$(SUDO) $(PYTHON) -m tools.setup
+
+test: setup
+	@$(SUDO) $(VENV)/bin/python -m pytest $(ARGS)
+
+lint: setup
+	@$(VENV)/bin/ruff format --check src tests tools bench
+	@$(VENV)/bin/ruff check src tests tools bench
+	@$(VENV)/bin/mypy
+
+image: setup
+	@$(SUDO) build/bin/kata-image build --output $(IMAGE_DIR) $(ARGS)
+
+bench: setup
+	@$(SUDO) $(VENV)/bin/python -m bench $(ARGS)
+
+proto: setup
+	@$(VENV)/bin/python -m tools.proto
+
+install:
+	@$(SUDO) $(PYTHON) -m tools.install
+
+uninstall:
+	@$(SUDO) $(PYTHON) -m tools.install --remove
+
+demo: install
+	@$(SUDO) $(PYTHON) -m tools.demo
+
+clean:
+	@$(SUDO) rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis
