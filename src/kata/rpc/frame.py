@@ -1,0 +1,141 @@
+"""ttrpc frames on a byte stream: the 10-byte header, its limits, reading and writing whole frames.
+
+Source: containerd/ttrpc, PROTOCOL.md.  A header is length (u32), stream id (u32), message type (u8)
+and flags (u8), big endian; the length is that of the data that follows and at most 4 MiB.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+
+from kata.base.errors import Code, KataError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+HEADER = struct.Struct(">IIBB")
+MAX_LENGTH = 4 << 20
+
+REQUEST = 1
+RESPONSE = 2
+DATA = 3
+
+REMOTE_CLOSED = 1
+REMOTE_OPEN = 2
+NO_DATA = 4
+
+# One read asks for at most this much, so that the length a peer claims costs nothing until its
+# bytes arrive.
+_READ_CHUNK = 1 << 18
+
+
+class FrameError(KataError):
+    """The peer broke the framing, or its stream ended inside a frame: the connection is lost."""
+
+
+class OversizedError(KataError):
+    """One message was larger than the protocol allows; its bytes were skipped, the stream is fine."""
+
+    def __init__(self, stream_id: int, length: int) -> None:
+        super().__init__(
+            f"read message: {length} bytes exceed the limit of {MAX_LENGTH}",
+            Code.RESOURCE_EXHAUSTED,
+        )
+        self.stream_id = stream_id
+
+
+class Frame:
+    """One frame: stream id, type, flags, data."""
+
+    __slots__ = ("data", "flags", "kind", "stream_id")
+
+    def __init__(self, stream_id: int, kind: int, flags: int, data: bytes) -> None:
+        self.stream_id = stream_id
+        self.kind = kind
+        self.flags = flags
+        self.data = data
+
+
+class Channel:
+    """A byte stream that carries frames: a socket, or a virtio-serial port of a guest.
+
+    Reads belong to one thread; writes may come from any.  The channel owns its descriptor.
+    """
+
+    def __init__(self, fd: int, hang_up: Callable[[], None]) -> None:
+        self._fd = fd
+        self._hang_up = hang_up
+        self._write_lock = threading.Lock()
+
+    @classmethod
+    def from_socket(cls, sock: socket.socket) -> Channel:
+        """Take a connected stream socket."""
+
+        def hang_up() -> None:
+            try:
+                sock.shutdown(2)
+            except OSError:
+                pass  # the peer was faster
+
+        channel = cls(sock.fileno(), hang_up)
+        channel._sock = sock  # type: ignore[attr-defined]  # keeps the descriptor open
+        return channel
+
+    def read_frame(self) -> Frame | None:
+        """Read one frame; None at the end of the stream.
+
+        Raises OversizedError for a message over the limit (skipped), FrameError for anything else
+        that is no frame.
+        """
+        header = self._read_exactly(HEADER.size, at_boundary=True)
+        if not header:
+            return None
+        length, stream_id, kind, flags = HEADER.unpack(header)
+        if kind not in (REQUEST, RESPONSE, DATA):
+            raise FrameError(f"read frame: unknown message type {kind}", Code.INVALID_ARGUMENT)
+        if length > MAX_LENGTH:
+            self._skip(length)
+            raise OversizedError(stream_id, length)
+        return Frame(stream_id, kind, flags, self._read_exactly(length))
+
+    def write_frame(self, stream_id: int, kind: int, data: bytes, flags: int = 0) -> None:
+        """Write one frame whole.  Raises OversizedError before anything is sent, or OSError."""
+        if len(data) > MAX_LENGTH:
+            raise OversizedError(stream_id, len(data))
+        view = memoryview(HEADER.pack(len(data), stream_id, kind, flags) + data)
+        with self._write_lock:
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def hang_up(self) -> None:
+        """End the stream in both directions; a blocked read returns.  May be called twice."""
+        self._hang_up()
+
+    def _read_exactly(self, length: int, *, at_boundary: bool = False) -> bytes:
+        data = self._read(min(length, _READ_CHUNK)) if length else b""
+        if len(data) == length or (not data and at_boundary):
+            return data
+        parts = [data]
+        missing = length - len(data)
+        while missing and parts[-1]:
+            parts.append(self._read(min(missing, _READ_CHUNK)))
+            missing -= len(parts[-1])
+        if missing:
+            raise FrameError(
+                f"read frame: stream ended {missing} bytes before its end", Code.UNAVAILABLE
+            )
+        return b"".join(parts)
+
+    def _skip(self, length: int) -> None:
+        while length:
+            length -= len(self._read_exactly(min(length, _READ_CHUNK)))
+
+    def _read(self, length: int) -> bytes:
+        try:
+            return os.read(self._fd, length)
+        except ConnectionResetError:
+            return b""  # a peer that died is a peer that hung up
