@@ -4,7 +4,7 @@ Run as a program by the interpreter that the image ships, never by the builder's
 belongs to one version, and a process that does nothing else gives the same bytes every time
 (marshal's output depends on reference counts).  So it imports only the standard library.
 
-Request on stdin, as JSON: ``roots`` (folders with the modules, stdlib and others), ``start`` (module
+Request on stdin, as JSON: ``roots`` (folders with modules, stdlib and others), ``start`` (module
 names), ``eager`` (packages whose imports inside functions count too), ``exclude`` and ``output``.
 The answer on stdout, as JSON too: see ``Answer``.
 """
@@ -98,9 +98,9 @@ class Freezer:
                 if os.path.isfile(path):
                     return path
             for folder in (root, os.path.join(root, "lib-dynload")):
-                path = _find_extension(os.path.join(folder, relative))
-                if path:
-                    return path
+                extension = _find_extension(os.path.join(folder, relative))
+                if extension:
+                    return extension
         return None
 
     def _is_namespace(self, name: str) -> bool:

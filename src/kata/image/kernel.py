@@ -84,7 +84,11 @@ def _by_tool(*command: str) -> Callable[[bytes], bytes]:
         packed = data[:-4]
         try:
             done = subprocess.run(
-                command, input=packed, capture_output=True, timeout=DECOMPRESS_TIMEOUT_S, check=False
+                command,
+                input=packed,
+                capture_output=True,
+                timeout=DECOMPRESS_TIMEOUT_S,
+                check=False,
             )
         except FileNotFoundError as error:
             raise KataError(
@@ -93,10 +97,8 @@ def _by_tool(*command: str) -> Callable[[bytes], bytes]:
                 f"apt-get install {command[0]}",
             ) from error
         if done.returncode:
-            raise KataError(
-                f"unpack kernel: {command[0]} failed: {done.stderr.decode(errors='replace')[-200:]}",
-                Code.DATA_LOSS,
-            )
+            reason = done.stderr.decode(errors="replace").strip()[-200:]
+            raise KataError(f"unpack kernel: {command[0]} failed: {reason}", Code.DATA_LOSS)
         return done.stdout
 
     return decompress

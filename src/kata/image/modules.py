@@ -28,7 +28,7 @@ DECOMPRESS_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module to ship: ``stage`` says when it is loaded, ``depends`` what must be loaded before."""
+    """A module to ship: ``stage`` says when to load it, ``depends`` what must be loaded before."""
 
     name: str
     stage: str

@@ -112,7 +112,8 @@ def read_package(path: str, wanted: Callable[[str], bool]) -> FileTree:
     command = ["dpkg-deb", "--fsys-tarfile", path]
     files: FileTree = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout
+        assert process.stderr
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:

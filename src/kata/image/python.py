@@ -75,12 +75,10 @@ def python_entries(
         },
     )
     _check(answer)
-    entries = []
-    for name in answer["modules"]:
-        entries.append(_module_entry(name, output, interpreter))
-    for name, path in answer["extensions"].items():
-        entries.append(_extension_entry(name, path, interpreter))
-    return entries
+    return [
+        *(_module_entry(name, output, interpreter) for name in answer["modules"]),
+        *(_extension_entry(name, path, interpreter) for name, path in answer["extensions"].items()),
+    ]
 
 
 def _unpack(tree: FileTree, interpreter: Interpreter, scratch: str) -> None:

@@ -48,7 +48,9 @@ def locked_store(folder: str) -> Iterator[None]:
             if isinstance(error, PermissionError)
             else Code.INTERNAL
         )
-        raise KataError(f"write guest image to {folder}: {error.strerror or error}", code) from error
+        raise KataError(
+            f"write guest image to {folder}: {error.strerror or error}", code
+        ) from error
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def select_version(folder: str, key: str) -> None:
 
 
 def prune_versions(folder: str, keep: int = KEEP_VERSIONS) -> None:
-    """Remove all but the newest versions; a running VM has read its files and needs them no more."""
+    """Remove all but the newest versions; a running VM has read its files already."""
     versions = os.path.join(folder, VERSIONS)
     current = os.path.dirname(os.path.realpath(os.path.join(folder, MANIFEST)))
     others = [
@@ -103,7 +105,7 @@ def prune_versions(folder: str, keep: int = KEEP_VERSIONS) -> None:
 
 
 def load_manifest(folder: str) -> dict[str, object]:
-    """Return the current version's manifest; empty when there is none or its files are not whole."""
+    """Return the current version's manifest; empty when it or its files are not whole."""
     try:
         with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
             manifest = json.load(file)
