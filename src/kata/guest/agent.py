@@ -1,0 +1,149 @@
+"""Put the agent together: guest, sandbox, services, and the connections they are served on."""
+
+from __future__ import annotations
+
+import threading
+
+import _socket
+
+from kata.guest import health
+from kata.rpc.frame import Channel
+from kata.rpc.server import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from kata.base.log import Logger
+    from kata.guest.guest import Guest
+    from kata.guest.reaper import Reaper
+    from kata.guest.runtime import Runtime
+    from kata.guest.sandbox import Sandbox
+    from kata.rpc.server import Method
+
+VSOCK_PORT = 1024
+_BACKLOG = 16
+
+
+class AgentChannel(Channel):
+    """A channel that knows when a thread's answer has been sent."""
+
+    def __init__(self, fd: int, hang_up: Callable[[], None], guest: Guest) -> None:
+        super().__init__(fd, hang_up)
+        self._guest = guest
+
+    def write_frame(self, stream_id: int, kind: int, data: bytes, flags: int = 0) -> None:
+        """See Channel."""
+        super().write_frame(stream_id, kind, data, flags)
+        self._guest.answered()
+
+
+class Agent:
+    """The services of one guest."""
+
+    def __init__(self, guest: Guest, reaper: Reaper, log: Logger) -> None:
+        self._guest = guest
+        self._reaper = reaper
+        self._log = log
+        self._lock = threading.Lock()
+        self._sandbox: Sandbox | None = None
+        self.cgroup_manager = "cgroupfs"
+        services: dict[str, Mapping[str, Method]] = {
+            "grpc.Health": health.methods(),
+            "grpc.AgentService": LateTable(self._agent_methods),
+        }
+        self.server = Server(services, log)
+
+    def sandbox(self) -> Sandbox:
+        """Return the sandbox; the first call loads the code that it needs."""
+        with self._lock:
+            if self._sandbox is None:
+                from kata.guest.sandbox import Sandbox
+
+                self._sandbox = Sandbox(self._guest, self._make_runtime, self._log)
+            return self._sandbox
+
+    def serve_port(self, fd: int) -> None:
+        """Serve a virtio-serial port for ever, one host connection after the other."""
+        from kata.guest import ports
+
+        channel = AgentChannel(fd, lambda: None, self._guest)
+        while True:
+            self.server.serve(channel)
+            self._log.warning("host hung up")
+            ports.wait_for_host(fd)
+
+    def serve_listener(self, listener: _socket.socket) -> None:
+        """Serve every connection that comes, for ever; takes the listener."""
+        while True:
+            fd, _ = listener._accept()
+            peer = _socket.socket(fileno=fd)
+            threading.Thread(
+                target=self._serve_connection, args=(peer,), name="connection", daemon=True
+            ).start()
+
+    def _serve_connection(self, peer: _socket.socket) -> None:
+        def hang_up() -> None:
+            try:
+                peer.shutdown(_socket.SHUT_RDWR)
+            except OSError:
+                pass  # the host was faster
+
+        try:
+            self.server.serve(AgentChannel(peer.fileno(), hang_up, self._guest))
+        finally:
+            hang_up()
+            # Requests under way may still answer on this descriptor; it is closed with the object,
+            # when the last of them has let it go.
+
+    def _agent_methods(self) -> dict[str, Method]:
+        from kata.guest.service import AgentService
+
+        return AgentService(self.sandbox(), self._guest).methods()
+
+    def _make_runtime(self) -> Runtime:
+        from kata.guest.crun import Crun
+        from kata.guest.sandbox import RUN
+
+        return Crun(f"{RUN}/sandbox/crun", self.cgroup_manager, self._reaper, self._log)
+
+
+class LateTable:
+    """A service's table that is loaded at its first use, so that Health can answer before."""
+
+    def __init__(self, load: Callable[[], dict[str, Method]]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._methods: dict[str, Method] | None = None
+
+    def load(self) -> dict[str, Method]:
+        """Return the table, made by the first caller."""
+        with self._lock:
+            if self._methods is None:
+                self._methods = self._load()
+            return self._methods
+
+    def __getitem__(self, name: str) -> Method:
+        return self.load()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.load())
+
+    def __len__(self) -> int:
+        return len(self.load())
+
+
+def listen_vsock(port: int = VSOCK_PORT) -> _socket.socket:
+    """Listen on AF_VSOCK, on any context id."""
+    listener = _socket.socket(_socket.AF_VSOCK, _socket.SOCK_STREAM)
+    listener.bind((_socket.VMADDR_CID_ANY, port))
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def listen_unix(name: str) -> _socket.socket:
+    """Listen on a Unix socket: a path, or ``@name`` for an abstract one."""
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    listener.bind("\0" + name[1:] if name.startswith("@") else name)
+    listener.listen(_BACKLOG)
+    return listener

@@ -1,0 +1,89 @@
+"""Kernel modules, by the list that the image builder wrote.
+
+A line of the list is ``name path dependencies stage``: stage is ``boot`` (needed to reach the host)
+or ``demand`` (loaded when something needs it), dependencies are names joined by commas, or ``-``.
+A guest whose kernel has everything built in has no list.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from kata.base import syscalls
+from kata.base.errors import Code, KataError
+from kata.guest import files
+
+LIST_FILE = "/usr/lib/kata/modules.list"
+
+
+class Modules:
+    """Load each module once, its dependencies first."""
+
+    def __init__(self, list_file: str = LIST_FILE) -> None:
+        self._lock = threading.Lock()
+        self._entries = parse_list(files.find(list_file) or "")
+        self._loaded: set[str] = set()
+
+    def load_boot(self) -> None:
+        """Load the modules without which the host cannot be reached.  Raises OSError."""
+        with self._lock:
+            for name, entry in self._entries.items():
+                if entry.stage == "boot":
+                    self._load(name, "")
+
+    def load(self, name: str) -> None:
+        """Load a module of the list; one that the list lacks is taken to be built in."""
+        with self._lock:
+            self._load(_plain(name), "")
+
+    def probe(self, name: str, parameters: str) -> None:
+        """Load a module that the host asks for.  Raises NOT_FOUND for one that does not exist."""
+        with self._lock:
+            plain = _plain(name)
+            if plain in self._entries:
+                self._load(plain, parameters)
+            elif not os.path.isdir(f"/sys/module/{plain}"):
+                raise KataError(
+                    f"load kernel module {name}: the guest image lacks it", Code.NOT_FOUND
+                )
+
+    def _load(self, name: str, parameters: str) -> None:
+        entry = self._entries.get(name)
+        if entry is None or name in self._loaded:
+            return
+        self._loaded.add(name)
+        for dependency in entry.dependencies:
+            self._load(dependency, "")
+        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syscalls.finit_module(fd, parameters)
+        except FileExistsError:
+            pass  # built in, or loaded by the kernel itself
+        finally:
+            os.close(fd)
+
+
+class Entry:
+    """One line of the list."""
+
+    __slots__ = ("dependencies", "path", "stage")
+
+    def __init__(self, path: str, dependencies: list[str], stage: str) -> None:
+        self.path = path
+        self.dependencies = dependencies
+        self.stage = stage
+
+
+def parse_list(text: str) -> dict[str, Entry]:
+    """Parse the list; the order of the lines is kept.  Raises ValueError for a broken line."""
+    entries = {}
+    for line in text.splitlines():
+        name, path, dependencies, stage = line.split()
+        names = [] if dependencies == "-" else dependencies.split(",")
+        entries[_plain(name)] = Entry(path, [_plain(item) for item in names], stage)
+    return entries
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")

@@ -1,0 +1,96 @@
+"""The namespaces that the containers of a sandbox share."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from kata.base import syscalls
+from kata.base.errors import Code, KataError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.oci.render import Json
+
+_KINDS = {"ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS}
+# sethostname(2): __NEW_UTS_LEN
+_MAX_HOSTNAME = 64
+
+
+class SandboxNamespaces:
+    """IPC and UTS namespaces held by bind mounts, as no process may live in them yet."""
+
+    def __init__(self, folder: str) -> None:
+        """``folder`` is made when needed."""
+        self._folder = folder
+        self.paths: dict[str, str] = {}
+
+    def create(self, hostname: str) -> None:
+        """Make the namespaces.  Raises OSError, or INVALID_ARGUMENT for the host name."""
+        if len(hostname.encode()) > _MAX_HOSTNAME:
+            raise KataError(
+                f"set hostname {hostname!r}: more than {_MAX_HOSTNAME} bytes", Code.INVALID_ARGUMENT
+            )
+        os.makedirs(self._folder, exist_ok=True)
+        failures: list[OSError] = []
+
+        # unshare(2) changes the calling thread only; the namespaces outlive it by the bind mounts.
+        def make() -> None:
+            try:
+                self._make(hostname)
+            except OSError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=make, name="namespaces")
+        thread.start()
+        thread.join()
+        if failures:
+            self.close()
+            raise failures[0]
+
+    def close(self) -> None:
+        """Let the namespaces go.  May be called twice."""
+        for path in self.paths.values():
+            syscalls.umount(path, syscalls.MNT_DETACH)
+            os.unlink(path)
+        self.paths = {}
+
+    def _make(self, hostname: str) -> None:
+        for kind, flag in _KINDS.items():
+            syscalls.unshare(flag)
+            path = f"{self._folder}/{kind}"
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
+            syscalls.mount(f"/proc/thread-self/ns/{kind}", path, "", syscalls.MS_BIND)
+            self.paths[kind] = path
+        if hostname:
+            set_hostname(hostname)
+
+
+def set_hostname(hostname: str) -> None:
+    """sethostname(2) in the caller's namespace, without the socket module."""
+    import _socket
+
+    _socket.sethostname(hostname)
+
+
+def place(spec: dict[str, Json], shared: dict[str, str]) -> None:
+    """Let a container join the sandbox's namespaces where its specification names no others.
+
+    A container always gets a pid namespace: upstream's host takes the entry away and leaves it to
+    the agent.
+    """
+    linux = spec.setdefault("linux", {})
+    if not isinstance(linux, dict):
+        return
+    entries = linux.setdefault("namespaces", [])
+    if not isinstance(entries, list):
+        return
+    kinds = set()
+    for entry in entries:
+        if isinstance(entry, dict):
+            kind = str(entry.get("type"))
+            kinds.add(kind)
+            if kind in shared and not entry.get("path"):
+                entry["path"] = shared[kind]
+    if "pid" not in kinds:
+        entries.append({"type": "pid"})

@@ -1,0 +1,55 @@
+"""Start programs with a clean signal mask, and wait for them through the reaper."""
+
+from __future__ import annotations
+
+import os
+
+from _signal import SIGKILL, SIGPIPE, SIGXFSZ
+
+from kata.base.errors import Code, KataError
+from kata.guest.exits import Exit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kata.guest.reaper import Reaper
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+# Python ignores these two; a program expects the kernel's defaults.
+_DEFAULTED = (SIGPIPE, SIGXFSZ)
+
+
+def run(reaper: Reaper, argv: Sequence[str], stdio: Sequence[int | None], timeout_s: float) -> int:
+    """Run a program to its end and return its exit status (128 + signal).
+
+    ``stdio`` are borrowed descriptors above 2 for standard input, output and error; None is
+    /dev/null.  Raises DEADLINE_EXCEEDED after ``timeout_s``, when the program has been killed, and
+    OSError when it cannot be started.
+    """
+    exit_ = Exit()
+    try:
+        with reaper.birth():
+            pid = os.posix_spawnp(
+                argv[0],
+                argv,
+                ENVIRONMENT,
+                file_actions=[_action(number, fd) for number, fd in enumerate(stdio)],
+                setsigmask=(),
+                setsigdef=_DEFAULTED,
+            )
+            reaper.claim(pid, exit_)
+        status = exit_.wait(timeout_s)
+        if status is None:
+            os.kill(pid, SIGKILL)
+            exit_.wait()
+            raise KataError(f"run {argv[0]}: no end after {timeout_s:g} s", Code.DEADLINE_EXCEEDED)
+        return status
+    finally:
+        exit_.close()
+
+
+def _action(number: int, fd: int | None) -> tuple[int, int, int] | tuple[int, int, str, int, int]:
+    if fd is None:
+        return (os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0)
+    return (os.POSIX_SPAWN_DUP2, fd, number)
