@@ -187,5 +187,6 @@ def drain(sock: socket.socket) -> None:
 def read_response(sock: socket.socket) -> tuple[int, ttrpc_pb2.Response]:
     reader = frame.Channel(os.dup(sock.fileno()), lambda: None)
     incoming = reader.read_frame()
-    assert incoming is not None and incoming.kind == frame.RESPONSE
+    assert incoming is not None
+    assert incoming.kind == frame.RESPONSE
     return incoming.stream_id, ttrpc_pb2.Response.FromString(incoming.data)

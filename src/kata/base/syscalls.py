@@ -61,7 +61,7 @@ def _check(result: int, what: str) -> int:
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    """mount(2).  Raises OSError that names source and target."""
+    """Call mount(2).  Raises OSError that names source and target."""
     result = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),
@@ -73,37 +73,37 @@ def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "")
 
 
 def umount(target: str, flags: int = 0) -> None:
-    """umount2(2)."""
+    """Call umount2(2)."""
     _check(_libc.umount2(os.fsencode(target), flags), f"unmount {target}")
 
 
 def unshare(flags: int) -> None:
-    """unshare(2)."""
+    """Call unshare(2)."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, kind: int = 0) -> None:
-    """setns(2); borrows the descriptor."""
+    """Call setns(2); borrows the descriptor."""
     _check(_libc.setns(fd, kind), "setns")
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    """pivot_root(2)."""
+    """Call pivot_root(2)."""
     _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), f"pivot_root {new_root}")
 
 
 def prctl(option: int, argument: int) -> None:
-    """prctl(2) with one number."""
+    """Call prctl(2) with one number."""
     _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0), f"prctl {option}")
 
 
 def reboot(command: int) -> None:
-    """reboot(2)."""
+    """Call reboot(2)."""
     _check(_libc.reboot(ctypes.c_int(command & 0xFFFFFFFF)), "reboot")
 
 
 def finit_module(fd: int, parameters: str = "") -> None:
-    """finit_module(2); borrows the descriptor."""
+    """Call finit_module(2); borrows the descriptor."""
     _check(_libc.syscall(_SYS_FINIT_MODULE, fd, parameters.encode(), 0), "finit_module")
 
 
@@ -115,8 +115,10 @@ class _OpenHow(ctypes.Structure):
     )
 
 
-def openat2(dir_fd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_BENEATH) -> int:
-    """openat2(2): open ``path`` beneath ``dir_fd``; returns a descriptor the caller owns."""
+def openat2(
+    dir_fd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_BENEATH
+) -> int:
+    """Call openat2(2): open ``path`` beneath ``dir_fd``; returns a descriptor the caller owns."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     result = _libc.syscall(
         _SYS_OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)

@@ -12,13 +12,9 @@ from kata.rpc.pb import ttrpc_pb2
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol, TypeVar
+    from typing import TypeVar
 
     from google.protobuf.message import Message
-
-    class Decodable(Protocol):
-        @staticmethod
-        def FromString(s: bytes) -> Message: ...
 
     Answer = TypeVar("Answer", bound=Message)
 

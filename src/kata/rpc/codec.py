@@ -1,9 +1,9 @@
 """Build message classes from serialized descriptors with protobuf's C core (upb) alone.
 
-The modules of ``kata.rpc.pb`` call this; nothing else does.  Importing ``google.protobuf`` the usual
-way costs 22 ms and 4 MB in every shim (and 0.4 s in an emulated guest), nearly all of it for Python
-code that generated messages never touch: text format, the pure-Python codec, reflection.  The C
-core needs none of it.
+The modules of ``kata.rpc.pb`` call this; nothing else does.  Importing ``google.protobuf`` the
+usual way costs 22 ms and 4 MB in every shim (and 0.4 s in an emulated guest), nearly all of it for
+Python code that generated messages never touch: text format, the pure-Python codec, reflection.
+The C core needs none of it.
 
 The classes live in a descriptor pool of their own, so a process that uses google.protobuf as well
 (a test, a command line tool with gRPC) is not disturbed.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-import google.protobuf.internal  # the package that the C core looks its Python parts up in
+import google.protobuf.internal  # noqa: F401  the package that the C core looks its Python parts up in
 from google._upb import _message as upb
 from google.protobuf.message import Message
 

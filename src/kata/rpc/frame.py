@@ -38,7 +38,7 @@ class FrameError(KataError):
 
 
 class OversizedError(KataError):
-    """One message was larger than the protocol allows; its bytes were skipped, the stream is fine."""
+    """A message was larger than the protocol allows; it was skipped, the stream is fine."""
 
     def __init__(self, stream_id: int, length: int) -> None:
         super().__init__(

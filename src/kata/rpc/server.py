@@ -73,11 +73,11 @@ class Server:
         try:
             return self._services[service][method]
         except KeyError:
-            raise KataError(f"call {service}/{method}: not implemented", Code.UNIMPLEMENTED) from None
+            raise KataError(
+                f"call {service}/{method}: not implemented", Code.UNIMPLEMENTED
+            ) from None
 
-    def _answer(
-        self, channel: frame.Channel, stream_id: int, response: ttrpc_pb2.Response
-    ) -> None:
+    def _answer(self, channel: frame.Channel, stream_id: int, response: ttrpc_pb2.Response) -> None:
         try:
             channel.write_frame(stream_id, frame.RESPONSE, response.SerializeToString())
         except frame.OversizedError as error:

@@ -1,0 +1,157 @@
+"""Start and drive one QEMU.  The command line's parts come from the modules beside this one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from kata.base.errors import Code, KataError
+from kata.base.processes import Child, Spawner
+from kata.host.hypervisor import interface
+from kata.host.hypervisor.qemu import channels, hotplug, machine
+from kata.host.hypervisor.qemu.options import InheritedFds, Option, render_argv
+from kata.host.hypervisor.qemu.qmp import Qmp, QmpBrokenError
+from kata.host.hypervisor.spec import BlockDevice, NetworkDevice, VmSpec
+
+_ABILITIES = frozenset({interface.HOTPLUG_NETWORK, interface.HOTPLUG_BLOCK})
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Our ends of the machine's streams."""
+
+    agent_fd: int
+    console_fd: int
+    agent_log_fd: int
+    stderr_fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFds:
+    """The child's numbers of the descriptors it inherits; None where there is no such channel."""
+
+    monitor: int
+    console: int
+    agent_log: int
+    agent: int | None
+    share: int | None
+    vsock: int | None
+
+
+def plan_options(spec: VmSpec, fds: ChannelFds) -> list[Option]:
+    """Return QEMU's whole command line, without the program."""
+    options = machine.machine_options(spec)
+    options += channels.monitor_options(fds.monitor)
+    options += channels.console_options(fds.console)
+    options += channels.agent_port_options(fds.agent, fds.agent_log)
+    if spec.vsock_cid is not None and fds.vsock is not None:
+        options += channels.vsock_options(spec.vsock_cid, fds.vsock)
+    if spec.share is not None and fds.share is not None:
+        options += channels.share_options(spec.share, fds.share)
+    return options + machine.root_port_options(spec.root_ports)
+
+
+class Qemu:
+    """One QEMU process.  Owns it and its monitor; the guest's streams belong to the caller."""
+
+    def __init__(self, spawner: Spawner) -> None:
+        self._spawner = spawner
+        self._child: Child | None = None
+        self._qmp: Qmp | None = None
+        self._ports = hotplug.RootPorts(0)
+
+    def start(self, spec: VmSpec, share_fd: int = -1, vsock_fd: int = -1) -> Streams:
+        """Start the machine and return at once; the descriptors given are borrowed."""
+        inherited = InheritedFds()
+        theirs: list[int] = []
+        ours: list[int] = []
+
+        def stream() -> tuple[int, int]:
+            mine, other = socket.socketpair()
+            ours.append(mine.detach())
+            theirs.append(other.detach())
+            return ours[-1], inherited.add(theirs[-1])
+
+        try:
+            monitor, monitor_number = stream()
+            console, console_number = stream()
+            agent_log, log_number = stream()
+            agent, agent_number = stream() if spec.vsock_cid is None else (-1, None)
+            fds = ChannelFds(
+                monitor=monitor_number,
+                console=console_number,
+                agent_log=log_number,
+                agent=agent_number,
+                share=inherited.add(share_fd) if share_fd >= 0 else None,
+                vsock=inherited.add(vsock_fd) if vsock_fd >= 0 else None,
+            )
+            argv = render_argv(spec.binary, plan_options(spec, fds))
+            stderr, stderr_child = os.pipe()
+            ours.append(stderr)
+            theirs.append(stderr_child)
+            self._child = self._spawner.spawn(
+                argv, {1: stderr_child, 2: stderr_child, **inherited.by_number}
+            )
+        except BaseException:
+            _close_all(ours)
+            raise
+        finally:
+            _close_all(theirs)
+        self._qmp = Qmp(socket.socket(fileno=monitor))
+        self._ports = hotplug.RootPorts(spec.root_ports)
+        return Streams(agent, console, agent_log, stderr)
+
+    def child(self) -> Child:
+        """Return the machine's process."""
+        if self._child is None:
+            raise KataError("use machine: it was not started", Code.FAILED_PRECONDITION)
+        return self._child
+
+    def wait_running(self, timeout_s: float) -> None:
+        """Return when QEMU has set the machine up and runs it."""
+        status = self._monitor().execute("query-status", timeout_s=timeout_s)
+        if not status["running"]:
+            raise KataError(f"start machine: it is {status['status']}")
+
+    def stop(self) -> None:
+        """Kill the machine and reap it."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait(timeout_s=10.0)
+        if self._qmp is not None:
+            self._qmp.close()
+
+    def pause(self) -> None:
+        """Stop the virtual processors."""
+        self._monitor().execute("stop")
+
+    def resume(self) -> None:
+        """Let the virtual processors run again."""
+        self._monitor().execute("cont")
+
+    def supports(self, ability: str) -> bool:
+        """Return whether an optional ability is there."""
+        return ability in _ABILITIES and self._ports.free() > 0
+
+    def plug_network(self, device: NetworkDevice) -> str:
+        """Plug a network card in; returns its PCI path in the guest."""
+        return hotplug.plug_network(self._monitor(), self._ports, device)
+
+    def plug_block(self, device: BlockDevice) -> str:
+        """Plug a disk in; returns its PCI path in the guest."""
+        return hotplug.plug_block(self._monitor(), self._ports, device)
+
+    def unplug(self, device_id: str, timeout_s: float) -> None:
+        """Take a device out; returns when the guest has let go of it."""
+        hotplug.unplug(self._monitor(), self._ports, device_id, timeout_s)
+
+    def _monitor(self) -> Qmp:
+        if self._qmp is None:
+            raise QmpBrokenError("use monitor: the machine was not started")
+        return self._qmp
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

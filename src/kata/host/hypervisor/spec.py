@@ -1,0 +1,56 @@
+"""What a virtual machine consists of: records that a driver turns into its own arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFolder:
+    """A folder served by virtiofsd: its tag in the guest and the queue's size (power of two)."""
+
+    tag: str
+    queue_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmSpec:
+    """A machine to start.  Sizes are in MiB; paths are of the host."""
+
+    name: str
+    binary: str
+    machine_type: str
+    accelerator: str  # "kvm" or "tcg"
+    machine_options: str
+    cpu_features: str
+    vcpus: int
+    memory_mib: int
+    memory_folder: str
+    kernel: str
+    initrd: str
+    kernel_params: tuple[str, ...]
+    seccomp: str
+    entropy_source: str
+    root_ports: int
+    share: SharedFolder | None
+    vsock_cid: int | None  # None: the agent's channel is a virtio-serial port
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkDevice:
+    """A network card to plug in.  ``tap_fd`` is borrowed; the machine gets a copy."""
+
+    id: str
+    mac: str
+    tap_fd: int
+    queues: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDevice:
+    """A disk to plug in; ``path`` is a file or block device of the host."""
+
+    id: str
+    path: str
+    read_only: bool
+    raw_device: bool

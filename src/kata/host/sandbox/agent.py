@@ -1,0 +1,139 @@
+"""The agent as the host sees it: one method per request, each with its deadline."""
+
+from __future__ import annotations
+
+from kata.rpc.client import Client
+from kata.rpc.pb import agent_pb2, empty_pb2, health_pb2, oci_pb2
+
+# Upstream's limit for requests that do not wait for anything in the guest.
+_DEFAULT_TIMEOUT_S = 60.0
+
+
+class Agent:
+    """Typed calls over one connection; borrows the client."""
+
+    def __init__(self, client: Client, create_timeout_s: float) -> None:
+        self._client = client
+        self._create_timeout_s = create_timeout_s
+
+    def check(self, timeout_s: float) -> None:
+        """Return when the agent answers."""
+        self._client.call(
+            "grpc.Health/Check",
+            health_pb2.CheckRequest(),
+            health_pb2.HealthCheckResponse,
+            timeout_s,
+        )
+
+    def create_sandbox(self, request: agent_pb2.CreateSandboxRequest) -> None:
+        """Set the guest up for a sandbox."""
+        self._do("CreateSandbox", request)
+
+    def destroy_sandbox(self, timeout_s: float) -> None:
+        """End all containers, write everything back and power off."""
+        self._do("DestroySandbox", agent_pb2.DestroySandboxRequest(), timeout_s)
+
+    def create_container(self, request: agent_pb2.CreateContainerRequest) -> None:
+        """Create a container up to the point where it waits for its start."""
+        self._do("CreateContainer", request, self._create_timeout_s)
+
+    def start_container(self, container_id: str) -> None:
+        """Let a created container's process run."""
+        self._do("StartContainer", agent_pb2.StartContainerRequest(container_id=container_id))
+
+    def remove_container(self, container_id: str) -> None:
+        """Kill what is left of a container and forget it."""
+        self._do("RemoveContainer", agent_pb2.RemoveContainerRequest(container_id=container_id))
+
+    def exec_process(self, container_id: str, exec_id: str, process: oci_pb2.Process) -> None:
+        """Start another process in a container."""
+        request = agent_pb2.ExecProcessRequest(container_id=container_id, exec_id=exec_id)
+        request.process.CopyFrom(process)
+        self._do("ExecProcess", request, self._create_timeout_s)
+
+    def signal_process(self, container_id: str, exec_id: str, signum: int) -> None:
+        """Send a signal; an empty exec id means the container."""
+        self._do(
+            "SignalProcess",
+            agent_pb2.SignalProcessRequest(
+                container_id=container_id, exec_id=exec_id, signal=signum
+            ),
+        )
+
+    def wait_process(self, container_id: str, exec_id: str) -> int:
+        """Wait for a process to end, for as long as it takes; returns its exit status."""
+        request = agent_pb2.WaitProcessRequest(container_id=container_id, exec_id=exec_id)
+        answer = self._client.call(
+            "grpc.AgentService/WaitProcess", request, agent_pb2.WaitProcessResponse
+        )
+        return answer.status
+
+    def pause_container(self, container_id: str) -> None:
+        """Freeze all processes of a container."""
+        self._do("PauseContainer", agent_pb2.PauseContainerRequest(container_id=container_id))
+
+    def resume_container(self, container_id: str) -> None:
+        """Let them go on."""
+        self._do("ResumeContainer", agent_pb2.ResumeContainerRequest(container_id=container_id))
+
+    def update_container(self, container_id: str, resources: oci_pb2.LinuxResources) -> None:
+        """Change a container's limits."""
+        request = agent_pb2.UpdateContainerRequest(container_id=container_id)
+        request.resources.CopyFrom(resources)
+        self._do("UpdateContainer", request)
+
+    def stats_container(self, container_id: str) -> agent_pb2.StatsContainerResponse:
+        """Return a container's use of resources."""
+        return self._client.call(
+            "grpc.AgentService/StatsContainer",
+            agent_pb2.StatsContainerRequest(container_id=container_id),
+            agent_pb2.StatsContainerResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+
+    def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
+        """Write to a process's input; returns when it took the bytes, however long that lasts."""
+        request = agent_pb2.WriteStreamRequest(
+            container_id=container_id, exec_id=exec_id, data=data
+        )
+        answer = self._client.call(
+            "grpc.AgentService/WriteStdin", request, agent_pb2.WriteStreamResponse
+        )
+        return answer.len
+
+    def close_stdin(self, container_id: str, exec_id: str) -> None:
+        """End a process's input."""
+        self._do(
+            "CloseStdin",
+            agent_pb2.CloseStdinRequest(container_id=container_id, exec_id=exec_id),
+        )
+
+    def read_stream(self, stream: str, container_id: str, exec_id: str, limit: int) -> bytes:
+        """Read ``Stdout`` or ``Stderr``, waiting for output; nothing at its end."""
+        request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=limit)
+        answer = self._client.call(
+            f"grpc.AgentService/Read{stream}", request, agent_pb2.ReadStreamResponse
+        )
+        return answer.data
+
+    def resize_terminal(self, container_id: str, exec_id: str, width: int, height: int) -> None:
+        """Set the size of a process's terminal, in characters."""
+        request = agent_pb2.TtyWinResizeRequest(
+            container_id=container_id, exec_id=exec_id, row=height, column=width
+        )
+        self._do("TtyWinResize", request)
+
+    def wait_oom(self) -> str:
+        """Wait until a container runs out of memory; returns its id."""
+        answer = self._client.call(
+            "grpc.AgentService/GetOOMEvent", agent_pb2.GetOOMEventRequest(), agent_pb2.OOMEvent
+        )
+        return answer.container_id
+
+    def _do(self, method: str, request: object, timeout_s: float = _DEFAULT_TIMEOUT_S) -> None:
+        self._client.call(
+            f"grpc.AgentService/{method}",
+            request,  # type: ignore[arg-type]
+            empty_pb2.Empty,
+            timeout_s,
+        )

@@ -1,0 +1,42 @@
+"""Give back what a sandbox holds after its shim is gone, from its record on disk.
+
+The mounts were made in the shim's own mount namespace and ended with its processes; what is left
+are folders that served as mount points, the state folder, and perhaps processes.
+"""
+
+from __future__ import annotations
+
+from kata.base.errors import KataError, describe_error
+from kata.base.processes import read_start_time
+from kata.host.sandbox import record
+from kata.host.share import layout
+
+
+def clean_up(sandbox_id: str) -> list[str]:
+    """End a sandbox's processes and remove its folders; returns what did not work."""
+    failures: list[str] = []
+    try:
+        found = record.load_record(sandbox_id)
+    except KataError as error:
+        failures.append(describe_error(error))
+        found = None
+    if found is not None:
+        failures += record.end_recorded_processes(found)
+    base = layout.shared_paths(sandbox_id).base
+    try:
+        layout.unmount_below(base)
+        layout.remove_skeleton(base)
+        if not failures:
+            record.remove_state_folder(record.state_folder(sandbox_id))
+    except (KataError, OSError) as error:
+        failures.append(describe_error(error))
+    return failures
+
+
+def is_orphaned(sandbox_id: str) -> bool:
+    """Return whether a sandbox has a record whose shim is dead."""
+    found = record.load_record(sandbox_id)
+    if found is None:
+        return False
+    shims = [entry for entry in found.processes if entry.role == "shim"]
+    return all(read_start_time(entry.pid) != entry.start_time for entry in shims)

@@ -1,0 +1,181 @@
+"""A container of a sandbox: its place in the shared folder, its process, its execs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kata.base import mountinfo, syscalls
+from kata.base.errors import Code, KataError
+from kata.base.log import Logger
+from kata.host.sandbox.agent import Agent
+from kata.host.sandbox.plan import ContainerPlan, strip_labels
+from kata.host.sandbox.process import Process, ProcessIo
+from kata.host.sandbox.states import State
+from kata.host.sandbox.undo import UndoStack
+from kata.host.share import layout
+from kata.oci.convert import convert_process, convert_resources, convert_spec
+from kata.rpc.pb import agent_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class RootfsMount:
+    """One mount of the root file system, as containerd describes it."""
+
+    fstype: str
+    source: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRequest:
+    """What to create: the bundle, its spec, and the mounts that make its root file system."""
+
+    id: str
+    bundle: str
+    spec: dict[str, Any]
+    rootfs: tuple[RootfsMount, ...]
+
+
+class Container:
+    """One container.  Its owner holds the sandbox; calls for different containers never wait."""
+
+    def __init__(self, request: ContainerRequest, io: ProcessIo, log: Logger) -> None:
+        self.id = request.id
+        self.bundle = request.bundle
+        self._request = request
+        self._log = log
+        self._undo = UndoStack()
+        self._lock = threading.Lock()
+        self._execs: dict[str, Process] = {}
+        self._exec_specs: dict[str, dict[str, Any]] = {}
+        self.process = Process(request.id, "", io, log)
+
+    def prepare(self, plan: ContainerPlan, mounts_folder: str) -> None:
+        """Make the container's files visible in the shared folder."""
+        rootfs = _mount_rootfs(self._request, self._undo)
+        target = f"{mounts_folder}/{self.id}/rootfs"
+        self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
+        layout.bind_into_share(rootfs, target, read_only=False, recursive=True)
+        for mount in plan.mounts:
+            layout.bind_into_share(
+                mount.source,
+                f"{mounts_folder}/{mount.name}",
+                read_only=mount.read_only,
+                recursive=mount.recursive,
+            )
+
+    def create(self, agent: Agent, plan: ContainerPlan) -> None:
+        """Create the container in the guest."""
+        request = agent_pb2.CreateContainerRequest(container_id=self.id)
+        request.OCI.CopyFrom(convert_spec(plan.spec))
+        request.OCI.Process.Terminal = self.process.io.terminal
+        agent.create_container(request)
+
+    def start(self, agent: Agent) -> None:
+        """Run the container's process."""
+        self.process.start(agent, lambda: agent.start_container(self.id))
+
+    def add_exec(self, exec_id: str, spec: dict[str, Any], io: ProcessIo) -> Process:
+        """Register another process; ALREADY_EXISTS when the id is taken."""
+        self.process.require("exec in", State.RUNNING, State.PAUSED)
+        process = Process(self.id, exec_id, io, self._log)
+        with self._lock:
+            if exec_id in self._execs:
+                raise KataError(f"exec {exec_id}: it exists already", Code.ALREADY_EXISTS)
+            self._execs[exec_id] = process
+            self._exec_specs[exec_id] = spec
+        return process
+
+    def start_exec(self, agent: Agent, process: Process) -> None:
+        """Run a registered process."""
+        self.process.require("exec in", State.RUNNING)
+        with self._lock:
+            spec = self._exec_specs.get(process.exec_id, {})
+        strip_labels(spec)
+        message = convert_process(spec)
+        message.Terminal = process.io.terminal
+        process.start(agent, lambda: agent.exec_process(self.id, process.exec_id, message))
+
+    def get_process(self, exec_id: str) -> Process:
+        """Return a process by its exec id (empty: the container's own); NOT_FOUND without."""
+        if not exec_id:
+            return self.process
+        with self._lock:
+            process = self._execs.get(exec_id)
+        if process is None:
+            raise KataError(f"find exec {exec_id}: no such process", Code.NOT_FOUND)
+        return process
+
+    def list_processes(self) -> list[Process]:
+        """Return the container's own process and its execs."""
+        with self._lock:
+            return [self.process, *self._execs.values()]
+
+    def drop_exec(self, exec_id: str) -> None:
+        """Forget an exec."""
+        with self._lock:
+            self._execs.pop(exec_id, None)
+            self._exec_specs.pop(exec_id, None)
+
+    def pause(self, agent: Agent) -> None:
+        """Freeze the container."""
+        self.process.require("pause", State.RUNNING)
+        agent.pause_container(self.id)
+        self.process.set_state("pause", State.PAUSED)
+
+    def resume(self, agent: Agent) -> None:
+        """Let it go on."""
+        self.process.require("resume", State.PAUSED)
+        agent.resume_container(self.id)
+        self.process.set_state("resume", State.RUNNING)
+
+    def update(self, agent: Agent, resources: dict[str, Any]) -> None:
+        """Change limits; ``resources`` is the OCI object."""
+        self.process.require("update", State.CREATED, State.RUNNING, State.PAUSED)
+        agent.update_container(self.id, convert_resources(resources))
+
+    def release(self) -> list[str]:
+        """Give back what the container holds on the host; returns the failures."""
+        for process in self.list_processes():
+            process.io.close()
+        return self._undo.run()
+
+    def push_undo(self, name: str, step: Callable[[], None]) -> None:
+        """Remember something to give back with the container."""
+        self._undo.push(name, step)
+
+
+def _mount_rootfs(request: ContainerRequest, undo: UndoStack) -> str:
+    """Mount the root file system where the engine expects it; returns its folder."""
+    if not request.rootfs:
+        path = os.path.join(request.bundle, request.spec["root"]["path"])
+        if not os.path.isdir(path):
+            raise KataError(f"open rootfs {path}: no such folder", Code.NOT_FOUND)
+        return path
+    target = os.path.join(request.bundle, "rootfs")
+    os.makedirs(target, mode=0o711, exist_ok=True)
+    undo.push("rootfs", lambda: layout.unmount_below(target))
+    for mount in request.rootfs:
+        options = mountinfo.parse_options(mount.options)
+        try:
+            syscalls.mount(mount.source, target, mount.fstype, options.flags, options.data)
+            # A bind takes no other flags at first (mount(2)); the remount sets read-only.
+            if options.flags & syscalls.MS_BIND and options.flags & syscalls.MS_RDONLY:
+                syscalls.mount("", target, "", options.flags | syscalls.MS_REMOUNT)
+        except OSError as error:
+            raise KataError(f"mount rootfs {target}: {error}", Code.INTERNAL) from error
+    return target
+
+
+def _remove_shared(mounts_folder: str, container_id: str, plan: ContainerPlan) -> None:
+    for name in [mount.name for mount in plan.mounts] + [container_id]:
+        path = f"{mounts_folder}/{name}"
+        layout.unmount_below(path)
+        if os.path.isdir(path):
+            layout.remove_skeleton(path)
+        elif os.path.exists(path):
+            os.unlink(path)

@@ -1,0 +1,228 @@
+"""A sandbox's virtual machine with its helpers: virtiofsd, the streams, the agent's connection.
+
+Starts them side by side, tells why when one of them fails, and says when one dies.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kata.base.errors import Code, KataError
+from kata.base.log import Logger
+from kata.base.processes import Child, Spawner, end_process, read_start_time
+from kata.config.records import Config
+from kata.host.hypervisor.qemu.driver import Qemu
+from kata.host.hypervisor.spec import VmSpec
+from kata.host.sandbox import vsock
+from kata.host.sandbox.agent import Agent
+from kata.host.sandbox.observer import Observer
+from kata.host.sandbox.record import RecordFile
+from kata.host.sandbox.undo import UndoStack
+from kata.host.share.layout import SharedFolderPaths
+from kata.host.share.virtiofsd import ShareSpec, start_share
+from kata.rpc.client import Client
+from kata.rpc.frame import Channel
+
+# How long a process may take to vanish after its connection has: then it is the cause.
+_SETTLE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineContext:
+    """What starting a machine needs besides its plan; all of it belongs to the sandbox."""
+
+    config: Config
+    log: Logger
+    spawner: Spawner
+    record: RecordFile
+    undo: UndoStack
+
+
+class Machine:
+    """One running machine.  The undo stack of its sandbox ends what this starts."""
+
+    def __init__(self, context: MachineContext) -> None:
+        self._context = context
+        self._observer = Observer()
+        context.undo.push("observer", self._observer.close)
+        self._hypervisor = Qemu(context.spawner)
+        self._vm: Child | None = None
+        self._share: Child | None = None
+        self._client: Client | None = None
+        self._stopping = threading.Event()
+        self.agent: Agent
+
+    def start(self, spec: VmSpec, shared: SharedFolderPaths) -> None:
+        """Start virtiofsd and QEMU and return while the guest boots."""
+        check_assets(spec)
+        share_fd = self._start_share(shared)
+        vsock_fd = -1
+        try:
+            if spec.vsock_cid is not None:
+                vsock_fd = vsock.open_vhost(spec.vsock_cid)
+            streams = self._hypervisor.start(spec, share_fd, vsock_fd)
+        finally:
+            os.close(share_fd)
+            if vsock_fd >= 0:
+                os.close(vsock_fd)
+        self._vm = self._hypervisor.child()
+        self._context.record.add_process("qemu", self._vm.pid, self._vm.start_time)
+        self._context.undo.push("qemu", self._hypervisor.stop)
+        folder = self._context.record.folder
+        self._observer.watch("qemu", streams.stderr_fd)
+        self._observer.watch("console", streams.console_fd, f"{folder}/console.log")
+        self._observer.watch("agent", streams.agent_log_fd, f"{folder}/agent.log")
+        if streams.agent_fd >= 0:
+            self._connect(socket.socket(fileno=streams.agent_fd))
+
+    def wait_agent(self, spec: VmSpec) -> None:
+        """Return when the agent answers; raise the cause when it never will."""
+        timeout_s = float(self._context.config.agent.dial_timeout_s)
+        deadline = time.monotonic() + timeout_s
+        try:
+            if spec.vsock_cid is not None:
+                self._connect(vsock.connect(spec.vsock_cid, deadline, self._is_alive))
+            self.agent.check(max(0.1, deadline - time.monotonic()))
+        except KataError as error:
+            raise self.explain("start virtual machine", error) from error
+
+    def explain(self, action: str, error: KataError) -> KataError:
+        """Return the error to show for a failed action: the cause, if the machine has died."""
+        cause = self._find_cause()
+        if cause:
+            return KataError(f"{action}: {cause}", Code.UNAVAILABLE)
+        if error.code == Code.DEADLINE_EXCEEDED and action == "start virtual machine":
+            return KataError(
+                f"{action}: the agent does not answer although the machine runs"
+                f"{_quoted('console', self._observer.tail('console'))}",
+                Code.DEADLINE_EXCEEDED,
+                "dial_timeout in [agent.kata] is the limit",
+            )
+        return error
+
+    def pid(self) -> int:
+        """Return QEMU's pid, which stands for every process of the guest."""
+        return self._vm.pid if self._vm else 0
+
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """Call ``on_lost`` with the cause, on a thread of its own, when the machine dies."""
+        threading.Thread(target=self._watch, args=(on_lost,), name="watch", daemon=True).start()
+
+    def expect_end(self) -> None:
+        """Take the machine's end from now on for what was wanted."""
+        self._stopping.set()
+
+    def _start_share(self, shared: SharedFolderPaths) -> int:
+        hypervisor = self._context.config.hypervisor
+        share = start_share(
+            ShareSpec(
+                hypervisor.virtio_fs_daemon,
+                shared.shared,
+                hypervisor.virtio_fs_cache,
+                tuple(hypervisor.virtio_fs_extra_args),
+            ),
+            self._context.spawner,
+            f"{self._context.record.folder}/virtiofsd.sock",
+        )
+        self._share = share.child
+        self._context.record.add_process("virtiofsd", share.child.pid, share.child.start_time)
+        self._context.undo.push("virtiofsd", lambda: _end_family(share.child))
+        self._observer.watch("virtiofsd", share.stderr_fd)
+        return share.machine_fd
+
+    def _connect(self, sock: socket.socket) -> None:
+        self._client = Client(Channel.from_socket(sock))
+        self._context.undo.push("agent connection", self._client.close)
+        create_timeout_s = float(self._context.config.runtime.create_container_timeout_s)
+        self.agent = Agent(self._client, create_timeout_s)
+
+    def _is_alive(self) -> bool:
+        return self._vm is not None and self._vm.wait(0) is None
+
+    def _watch(self, on_lost: Callable[[str], None]) -> None:
+        children = [child for child in (self._vm, self._share) if child is not None]
+        poller = select.poll()
+        for child in children:
+            poller.register(child, select.POLLIN)
+        poller.poll()
+        if not self._stopping.is_set():
+            on_lost(self._find_cause() or "the virtual machine has ended")
+
+    def _find_cause(self) -> str:
+        if self._share is not None and (status := self._share.wait(0)) is not None:
+            return f"virtiofsd {_ended(status)}{self._last_words('virtiofsd')}"
+        if self._vm is None or (status := self._vm.wait(_SETTLE_S)) is None:
+            return ""
+        time.sleep(0.05)  # let the observer read what the machine said last
+        if status != 0:
+            return f"QEMU {_ended(status)}{self._last_words('qemu')}"
+        return (
+            "the guest powered off or its kernel panicked"
+            f"{_quoted('console', self._observer.tail('console'))}"
+        )
+
+    def _last_words(self, stream: str) -> str:
+        return _quoted("its last words", self._observer.tail(stream))
+
+
+def check_assets(spec: VmSpec) -> None:
+    """Raise for what would make the machine fail: missing files, too little memory."""
+    for key, path in (("path", spec.binary), ("kernel", spec.kernel), ("initrd", spec.initrd)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise KataError(
+                f"start virtual machine: {key} {path}: {error.strerror}",
+                Code.FAILED_PRECONDITION,
+                f"set {key} in [hypervisor.qemu]"
+                + ("" if key == "path" else ", or build the guest image: kata-image build"),
+            ) from error
+    try:
+        space = os.statvfs(spec.memory_folder)
+    except OSError as error:
+        raise KataError(
+            f"start virtual machine: memory folder {spec.memory_folder}: {error.strerror}",
+            Code.FAILED_PRECONDITION,
+            "set file_mem_backend in [hypervisor.qemu]",
+        ) from error
+    free_mib = space.f_bavail * space.f_frsize >> 20
+    if free_mib < spec.memory_mib:
+        raise KataError(
+            f"start virtual machine: {spec.memory_folder} has {free_mib} MiB free,"
+            f" the machine's memory takes {spec.memory_mib} MiB",
+            Code.RESOURCE_EXHAUSTED,
+            "free or enlarge it, or lower default_memory in [hypervisor.qemu]",
+        )
+
+
+def _ended(status: int) -> str:
+    return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+
+
+def _quoted(what: str, text: str) -> str:
+    return f"; {what}: {text}" if text else ""
+
+
+def _end_family(child: Child) -> None:
+    """End virtiofsd and the process it forks for its sandbox, and wait for both."""
+    family = [(pid, read_start_time(pid)) for pid in _children(child.pid)]
+    child.kill()
+    child.wait(timeout_s=5.0)
+    for pid, start_time in family:
+        if start_time is not None:
+            end_process(pid, start_time)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []

@@ -1,0 +1,189 @@
+"""Decide what a sandbox and its containers need.  Pure: records in, records out."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from kata.base.errors import Code, KataError
+from kata.config.records import Config
+from kata.host.hypervisor.spec import SharedFolder, VmSpec
+from kata.host.share import layout
+
+# Under emulation and on hardware alike: no probing of clocks and keyboards that a guest of ours
+# does not have, nothing on the console but errors, an end instead of a hang after a panic.
+_BASE_PARAMS = (
+    "console=ttyS0",
+    "quiet",
+    "panic=-1",
+    "reboot=t",
+    "tsc=reliable",
+    "no_timer_check",
+    "noreplace-smp",
+    "rcupdate.rcu_expedited=1",
+    "cryptomgr.notests",
+    "net.ifnames=0",
+    "8250.nr_uarts=1",
+    "random.trust_cpu=on",
+    "cgroup_no_v1=all",
+)
+
+# Mount types that the guest makes itself; their source means nothing.
+_VIRTUAL_TYPES = frozenset(
+    {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs"}
+)
+# Namespaces that the machine itself is.
+_MACHINE_NAMESPACES = frozenset({"network", "time"})
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMount:
+    """One bind mount of a container: a host path and the name it has in the shared folder."""
+
+    source: str
+    name: str
+    read_only: bool
+    recursive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPlan:
+    """What a container needs: the spec for the guest and the host paths to share."""
+
+    spec: dict[str, Any]
+    mounts: tuple[SharedMount, ...]
+    warnings: tuple[str, ...]
+
+
+def plan_vm(sandbox_id: str, config: Config, accelerator: str, vsock_cid: int | None) -> VmSpec:
+    """Return the machine for a sandbox."""
+    hypervisor = config.hypervisor
+    params = list(_BASE_PARAMS)
+    if hypervisor.enable_debug:
+        params.remove("quiet")
+    if config.agent.enable_debug:
+        params.append("agent.log=debug")
+    if vsock_cid is not None:
+        params.append("agent.server_addr=vsock://-1:1024")
+    params += hypervisor.kernel_params.split()
+    return VmSpec(
+        name=sandbox_id,
+        binary=hypervisor.path,
+        machine_type=hypervisor.machine_type,
+        accelerator=accelerator,
+        machine_options=hypervisor.machine_accelerators,
+        cpu_features=hypervisor.cpu_features,
+        vcpus=max(1, int(hypervisor.default_vcpus)),
+        memory_mib=hypervisor.default_memory_mib,
+        memory_folder=hypervisor.file_mem_backend,
+        kernel=hypervisor.kernel,
+        initrd=hypervisor.initrd,
+        kernel_params=tuple(params),
+        seccomp=hypervisor.seccompsandbox,
+        entropy_source=hypervisor.entropy_source,
+        root_ports=hypervisor.pcie_root_port,
+        share=SharedFolder(layout.TAG, hypervisor.virtio_fs_queue_size),
+        vsock_cid=vsock_cid,
+    )
+
+
+def plan_container(
+    container_id: str, spec: dict[str, Any], *, guest_seccomp: bool
+) -> ContainerPlan:
+    """Rewrite a container's spec for the guest and list what of the host it wants to see.
+
+    ``spec`` is not changed.  Raises INVALID_ARGUMENT for a spec no container can be made of.
+    """
+    _check_spec(spec)
+    guest = copy.deepcopy(spec)
+    warnings: list[str] = []
+    guest["root"] = {
+        "path": f"{layout.GUEST_FOLDER}/{container_id}/rootfs",
+        "readonly": bool(spec["root"].get("readonly", False)),
+    }
+    mounts = _plan_mounts(container_id, guest)
+    linux = guest.setdefault("linux", {})
+    linux["namespaces"] = [
+        {"type": namespace.get("type", "")}
+        for namespace in linux.get("namespaces") or []
+        if namespace.get("type") not in _MACHINE_NAMESPACES
+    ]
+    linux["cgroupsPath"] = _plan_cgroup(container_id, linux.get("cgroupsPath") or "")
+    if linux.get("seccomp") and not guest_seccomp:
+        linux.pop("seccomp")
+        warnings.append("seccomp profile left out: disable_guest_seccomp is set")
+    _strip_resources(linux.get("resources") or {})
+    linux.pop("mountLabel", None)
+    linux.pop("intelRdt", None)
+    strip_labels(guest["process"])
+    if guest.pop("hooks", None):
+        warnings.append("hooks left out: they are not supported yet")
+    return ContainerPlan(guest, mounts, tuple(warnings))
+
+
+def strip_labels(process: dict[str, Any]) -> None:
+    """Drop the labels of security modules that the guest's kernel does not load."""
+    process.pop("apparmorProfile", None)
+    process.pop("selinuxLabel", None)
+
+
+def _check_spec(spec: dict[str, Any]) -> None:
+    for key in ("process", "root"):
+        if not isinstance(spec.get(key), dict):
+            raise KataError(f"read config.json: it has no {key}", Code.INVALID_ARGUMENT)
+    for key in ("mounts", "linux"):
+        wanted = list if key == "mounts" else dict
+        if not isinstance(spec.get(key) or wanted(), wanted):
+            raise KataError(f"read config.json.{key}: wrong type", Code.INVALID_ARGUMENT)
+    if not spec["process"].get("args"):
+        raise KataError("read config.json.process.args: it is empty", Code.INVALID_ARGUMENT)
+    if not isinstance(spec["root"].get("path"), str) or not spec["root"]["path"]:
+        raise KataError("read config.json.root.path: it is missing", Code.INVALID_ARGUMENT)
+    for index, mount in enumerate(spec.get("mounts") or []):
+        if not isinstance(mount, dict) or not isinstance(mount.get("destination"), str):
+            raise KataError(
+                f"read config.json.mounts[{index}]: it has no destination", Code.INVALID_ARGUMENT
+            )
+
+
+def _plan_mounts(container_id: str, guest: dict[str, Any]) -> tuple[SharedMount, ...]:
+    shared = []
+    for index, mount in enumerate(guest.get("mounts") or []):
+        options = mount.get("options") or []
+        is_bind = mount.get("type") == "bind" or "bind" in options or "rbind" in options
+        if not is_bind:
+            if mount.get("type") not in _VIRTUAL_TYPES:
+                raise KataError(
+                    f"mount {mount['destination']}: type {mount.get('type')!r} cannot be mounted"
+                    " from the host into a virtual machine",
+                    Code.UNIMPLEMENTED,
+                )
+            continue
+        source = mount.get("source") or ""
+        base = os.path.basename(mount["destination"].rstrip("/")) or "root"
+        name = f"{container_id}-{index:016x}-{base}"
+        shared.append(SharedMount(source, name, "ro" in options, "rbind" in options))
+        mount["type"] = "bind"
+        mount["source"] = f"{layout.GUEST_FOLDER}/{name}"
+    return tuple(shared)
+
+
+def _plan_cgroup(container_id: str, path: str) -> str:
+    if not path:
+        return f"/{container_id}"
+    if path.count(":") == 2:  # systemd's slice:prefix:name
+        unit, prefix, name = path.split(":")
+        return f"/{unit}/{prefix}-{name}"
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _strip_resources(resources: dict[str, Any]) -> None:
+    # Processor and node numbers, devices of block I/O rules and network classes are the host's.
+    resources.pop("blockIO", None)
+    resources.pop("network", None)
+    cpu = resources.get("cpu")
+    if isinstance(cpu, dict):
+        cpu.pop("cpus", None)
+        cpu.pop("mems", None)

@@ -1,0 +1,169 @@
+"""One pod, or one lone container: a virtual machine and the containers in it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from kata.base.errors import Code, KataError, describe_error
+from kata.base.log import Logger
+from kata.base.processes import Spawner, read_start_time
+from kata.config.records import Config
+from kata.host.hypervisor.accelerator import choose_accelerator
+from kata.host.sandbox import plan, vsock
+from kata.host.sandbox.agent import Agent
+from kata.host.sandbox.cleanup import clean_up, is_orphaned
+from kata.host.sandbox.container import Container
+from kata.host.sandbox.machine import Machine, MachineContext
+from kata.host.sandbox.record import ROOT, RecordFile
+from kata.host.sandbox.undo import UndoStack
+from kata.host.share import layout
+from kata.rpc.pb import agent_pb2
+
+# The guest has this long to write back and power off; then the machine is killed.
+_POWER_OFF_S = 5.0
+
+
+class Sandbox:
+    """Owns the machine; containers are created by their own and borrow the agent."""
+
+    def __init__(self, sandbox_id: str, config: Config, log: Logger, spawner: Spawner) -> None:
+        self.id = sandbox_id
+        self._config = config
+        self._log = log
+        self._spawner = spawner
+        self._undo = UndoStack()
+        self._record = RecordFile(sandbox_id)
+        self._shared = layout.shared_paths(sandbox_id)
+        self._machine: Machine | None = None
+        self._stop_lock = threading.Lock()
+        self._stopped = False
+        self._booted = threading.Event()
+
+    @property
+    def agent(self) -> Agent:
+        """Return the agent; UNAVAILABLE when the machine is gone."""
+        if self._machine is None or self._stopped:
+            raise KataError(f"use sandbox {self.id}: its machine has ended", Code.UNAVAILABLE)
+        return self._machine.agent
+
+    def boot(self, own_pid: int, on_lost: Callable[[str], None]) -> None:
+        """Start the machine; the guest goes on booting when this returns.
+
+        ``on_lost`` is called with the cause when the machine dies later.  After a failure the
+        caller calls ``stop``.
+        """
+        started = time.monotonic()
+        if is_orphaned(self.id):
+            self._log.warning("leftovers of a killed shim removed", failures=clean_up(self.id))
+        self._record.create()
+        self._undo.push("state folder", self._record.remove)
+        self._record.add_process("shim", own_pid, read_start_time(own_pid) or 0)
+        accelerator = choose_accelerator(self._config.hypervisor.accel, ROOT)
+        if accelerator.reason:
+            self._log.warning("no KVM, the machine is emulated", reason=accelerator.reason)
+        cid = vsock.choose_cid() if self._wants_vsock() else None
+        self._spec = plan.plan_vm(self.id, self._config, accelerator.name, cid)
+        self._undo.push("shared folder", self._remove_share)
+        layout.prepare_shared_folder(self._shared)
+        context = MachineContext(self._config, self._log, self._spawner, self._record, self._undo)
+        self._machine = Machine(context)
+        self._machine.start(self._spec, self._shared)
+        self._on_lost = on_lost
+        self._log.info("machine started", ms=_since(started), pid=self._machine.pid())
+
+    def wait_ready(self, hostname: str) -> None:
+        """Return when the guest is set up for containers; raise the cause when it cannot be."""
+        started = time.monotonic()
+        machine = self._get_machine()
+        machine.wait_agent(self._spec)
+        self._log.info("agent answers", ms=_since(started))
+        request = agent_pb2.CreateSandboxRequest(sandbox_id=self.id, hostname=hostname[:64])
+        request.kernel_modules.extend(
+            _kernel_module(entry) for entry in self._config.agent.kernel_modules
+        )
+        request.storages.add(
+            driver="virtio-fs",
+            source=layout.TAG,
+            fstype="virtiofs",
+            mount_point=layout.GUEST_FOLDER,
+            options=["nodev"],
+        )
+        self.call("set up guest", lambda: machine.agent.create_sandbox(request))
+        machine.watch(self._on_lost)
+        self._log.info("sandbox ready", ms=_since(started))
+
+    def call(self, action: str, request: Callable[[], None]) -> None:
+        """Run a request to the agent; a dead machine is told as the cause of its failure."""
+        try:
+            request()
+        except KataError as error:
+            if error.code != Code.UNAVAILABLE:
+                raise
+            raise self._get_machine().explain(action, error) from error
+
+    @property
+    def mounts_folder(self) -> str:
+        """Return the folder whose content the guest sees."""
+        return self._shared.mounts
+
+    @property
+    def guest_seccomp(self) -> bool:
+        """Return whether seccomp profiles are applied in the guest."""
+        return not self._config.runtime.disable_guest_seccomp
+
+    def pid(self) -> int:
+        """Return the pid that stands for the guest's processes."""
+        return self._machine.pid() if self._machine else 0
+
+    def create_container(self, container: Container, planned: plan.ContainerPlan) -> None:
+        """Create a prepared container in the guest."""
+        started = time.monotonic()
+        self.call("create container", lambda: container.create(self.agent, planned))
+        self._log.info("container created", container=container.id, ms=_since(started))
+
+    def stop(self, *, graceful: bool) -> None:
+        """End the machine and give everything back.  May be called twice; the second waits."""
+        with self._stop_lock:
+            if self._stopped:
+                return
+            started = time.monotonic()
+            if self._machine is not None:
+                self._machine.expect_end()
+                if graceful:
+                    self._power_off(self._machine)
+            self._stopped = True
+            for failure in self._undo.run():
+                self._log.error("clean-up failed", step=failure)
+            self._log.info("sandbox stopped", ms=_since(started))
+
+    def _power_off(self, machine: Machine) -> None:
+        try:
+            machine.agent.destroy_sandbox(_POWER_OFF_S)
+        except (KataError, AttributeError) as error:
+            self._log.info("machine killed without power-off", error=describe_error(error))
+
+    def _wants_vsock(self) -> bool:
+        wanted = self._config.hypervisor.use_vsock
+        if wanted == "auto":
+            return vsock.is_available()
+        return bool(wanted == "true")
+
+    def _get_machine(self) -> Machine:
+        if self._machine is None:
+            raise KataError(f"use sandbox {self.id}: it was not started", Code.FAILED_PRECONDITION)
+        return self._machine
+
+    def _remove_share(self) -> None:
+        layout.unmount_below(self._shared.base)
+        layout.remove_skeleton(self._shared.base)
+
+
+def _kernel_module(entry: str) -> agent_pb2.KernelModule:
+    name, *parameters = entry.split()
+    return agent_pb2.KernelModule(name=name, parameters=parameters)
+
+
+def _since(started: float) -> int:
+    return int((time.monotonic() - started) * 1000)

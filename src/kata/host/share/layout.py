@@ -1,0 +1,94 @@
+"""The folder a sandbox shares with its guest, laid out as Kata's.
+
+    /run/kata-containers/shared/sandboxes/<id>/mounts     what the host puts in
+    /run/kata-containers/shared/sandboxes/<id>/shared     the same, served by virtiofsd
+
+``mounts`` is bound onto ``shared`` as a slave, so what is mounted there later arrives, and nothing
+the guest does can travel back.  All mounts are made in the shim's own mount namespace: when the
+shim and virtiofsd are gone, however they ended, so are the mounts.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from kata.base import mountinfo, syscalls
+from kata.base.errors import Code, KataError
+
+ROOT = "/run/kata-containers/shared/sandboxes"
+GUEST_FOLDER = "/run/kata-containers/shared/containers"
+TAG = "kataShared"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFolderPaths:
+    """Host paths of one sandbox's shared folder."""
+
+    base: str
+    mounts: str
+    shared: str
+
+
+def shared_paths(sandbox_id: str) -> SharedFolderPaths:
+    """Return the paths of a sandbox."""
+    base = f"{ROOT}/{sandbox_id}"
+    return SharedFolderPaths(base, f"{base}/mounts", f"{base}/shared")
+
+
+def prepare_shared_folder(paths: SharedFolderPaths) -> None:
+    """Make the folders and bind one onto the other."""
+    os.makedirs(paths.mounts, mode=0o700)
+    os.mkdir(paths.shared, mode=0o700)
+    syscalls.mount(paths.mounts, paths.mounts, "", syscalls.MS_BIND)
+    syscalls.mount("", paths.mounts, "", syscalls.MS_SHARED)
+    syscalls.mount(paths.mounts, paths.shared, "", syscalls.MS_BIND | syscalls.MS_REC)
+    # A slave of "mounts", and shared again so that virtiofsd's namespace gets what comes later.
+    syscalls.mount("", paths.shared, "", syscalls.MS_SLAVE)
+    syscalls.mount("", paths.shared, "", syscalls.MS_SHARED)
+
+
+def bind_into_share(source: str, target: str, *, read_only: bool, recursive: bool) -> None:
+    """Bind a file or folder of the host into the shared folder."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(source).st_mode)
+    except OSError as error:
+        raise KataError(f"share {source}: {error.strerror}", Code.NOT_FOUND) from error
+    if is_folder:
+        os.makedirs(target, mode=0o755, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o600))
+    flags = syscalls.MS_BIND | (syscalls.MS_REC if recursive else 0)
+    syscalls.mount(source, target, "", flags)
+    if read_only:
+        flags = syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
+        syscalls.mount("", target, "", flags)
+
+
+def unmount_below(folder: str) -> None:
+    """Unmount everything at and beneath ``folder``, the last mounted first."""
+    for point in mountinfo.find_mounts_below(folder):
+        syscalls.umount(point, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+
+
+def remove_skeleton(folder: str) -> None:
+    """Remove the empty folders and empty files that served as mount points, and nothing else.
+
+    Never descends where something is still mounted; raises FAILED_PRECONDITION instead, so that a
+    volume's data cannot be deleted through a mount that was left.
+    """
+    if not os.path.isdir(folder):
+        return
+    live = mountinfo.find_mounts_below(folder)
+    if live:
+        raise KataError(f"remove {folder}: {live[0]} is still mounted", Code.FAILED_PRECONDITION)
+    for parent, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            path = os.path.join(parent, name)
+            if os.lstat(path).st_size == 0:
+                os.unlink(path)
+        for name in folders:
+            os.rmdir(os.path.join(parent, name))
+    os.rmdir(folder)

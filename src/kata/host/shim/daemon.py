@@ -1,0 +1,94 @@
+"""The long-lived process: a mount namespace of its own, a log, a server, and an orderly end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+
+from kata.base import syscalls
+from kata.base.log import Logger
+from kata.base.processes import Spawner
+from kata.host.shim.events import Publisher
+from kata.host.shim.service import SERVICE_NAMES, TaskService
+from kata.host.shim.tasks import Tasks
+from kata.rpc.frame import Channel
+from kata.rpc.server import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.host.shim.main import Arguments
+
+# The last event has to reach containerd before the process ends.
+_LAST_EVENTS_S = 5.0
+
+
+def serve(arguments: Arguments, listener: socket.socket, path: str, ready_fd: int) -> None:
+    """Serve until containerd shuts the shim down.  Does not return before."""
+    log = Logger(LogSink("log").write, sandbox=arguments.id, pid=os.getpid())
+    log.debug_enabled = "debug" in arguments.switches
+    _isolate_mounts()
+    _ignore_signals()
+    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
+    tasks = Tasks(arguments.namespace, publisher, Spawner(), log)
+    ended = threading.Event()
+    service = TaskService(tasks, ended.set)
+    server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log)
+    threading.Thread(target=_accept, args=(listener, server), name="accept", daemon=True).start()
+    os.write(ready_fd, b"1")
+    os.close(ready_fd)
+    ended.wait()
+    tasks.stop()
+    publisher.close(_LAST_EVENTS_S)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # somebody cleaned up before us
+    log.info("shim ends")
+
+
+class LogSink:
+    """containerd's log FIFO in the bundle; lines are dropped while nobody reads it."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            # Both ends, so that a restarting containerd is no broken pipe; full means dropped.
+            self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+
+    def write(self, line: bytes) -> None:
+        """Write a line if there is room."""
+        if self._fd >= 0:
+            try:
+                os.write(self._fd, line)
+            except OSError:
+                pass  # a log that nobody reads must not stop the pod
+
+
+def _isolate_mounts() -> None:
+    """Leave the host's mount namespace: what is mounted here ends with this process."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+
+
+def _ignore_signals() -> None:
+    # A signal to containerd's process group must not end pods.
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _accept(listener: socket.socket, server: Server) -> None:
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(
+            target=_serve_one, args=(connection, server), name="connection", daemon=True
+        ).start()
+
+
+def _serve_one(connection: socket.socket, server: Server) -> None:
+    channel = Channel.from_socket(connection)
+    server.serve(channel)
+    channel.hang_up()
+    connection.close()

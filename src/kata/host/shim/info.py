@@ -1,0 +1,18 @@
+"""``-info``: tell containerd 2.0 and later what this runtime is."""
+
+from __future__ import annotations
+
+import sys
+
+from kata.host.version import VERSION
+from kata.rpc.pb import any_pb2, containerd_types_pb2
+
+
+def print_info() -> None:
+    """Read the runtime's options from stdin, write a RuntimeInfo to stdout."""
+    options = any_pb2.Any.FromString(sys.stdin.buffer.read())
+    info = containerd_types_pb2.RuntimeInfo(name="io.containerd.kata.v2")
+    info.version.version = VERSION
+    if options.type_url:
+        info.options.CopyFrom(options)
+    sys.stdout.buffer.write(info.SerializeToString())

@@ -1,0 +1,184 @@
+"""Copy a process's streams between the agent and what the engine gave: FIFOs, files, a logger.
+
+The engine names each stream by a path or URI (containerd, core/runtime/v2/README.md, "IO"): a bare
+path or ``fifo://`` is a FIFO, ``file://`` a file to append to, ``binary://`` a logging program.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+from kata.base.errors import Code, KataError, describe_error
+from kata.base.log import Logger
+from kata.base.processes import Spawner
+from kata.host.sandbox.agent import Agent
+from kata.host.shim.logger_plugin import LoggerPlugin
+
+# One read of output: large enough that 200 MB take a thousand requests, small in a shim's memory.
+_OUTPUT_BYTES = 256 << 10
+_INPUT_BYTES = 64 << 10
+# A reader that takes nothing for this long is taken for gone (containerd's own shim: 2 s).
+_STALL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class StdioSpec:
+    """The streams of a create or exec request; empty means there is none."""
+
+    stdin: str
+    stdout: str
+    stderr: str
+    terminal: bool
+
+
+class TaskIo:
+    """The host's ends of one process's streams.  Opens them at once, copies from ``begin`` on."""
+
+    def __init__(
+        self, spec: StdioSpec, owner: tuple[str, str], spawner: Spawner, log: Logger
+    ) -> None:
+        """Open what ``spec`` names for ``owner`` (namespace, container id)."""
+        self.terminal = spec.terminal
+        self.spec = spec
+        self._log = log
+        self._plugin: LoggerPlugin | None = None
+        self._wake_read, self._wake_write = os.pipe()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._pumps: list[threading.Thread] = []
+        self._progress = time.monotonic()
+        self._stdin = self._keeper = -1
+        self._outputs: dict[str, int] = {}
+        try:
+            self._open(owner, spawner)
+        except BaseException:
+            self.close()
+            raise
+
+    def begin(self, agent: Agent, container_id: str, exec_id: str) -> None:
+        """Start copying, one thread a stream."""
+        target = (container_id, exec_id)
+        for stream in ("Stdout",) if self.terminal else ("Stdout", "Stderr"):
+            self._start(self._pump_output, agent, target, stream)
+        if self._stdin >= 0:
+            self._start(self._pump_input, agent, target, daemon_only=True)
+
+    def close_stdin(self) -> None:
+        """Let go of our own writing end: the input ends when its last writer leaves."""
+        with self._lock:
+            if self._keeper >= 0:
+                os.close(self._keeper)
+                self._keeper = -1
+
+    def drain(self) -> None:
+        """Return when all output has been passed on, or its reader has stopped taking it."""
+        self._progress = time.monotonic()
+        for pump in self._pumps:
+            while pump.is_alive() and time.monotonic() - self._progress < _STALL_S:
+                pump.join(timeout=0.1)
+
+    def close(self) -> None:
+        """Stop copying and close everything.  May be called twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        os.write(self._wake_write, b"x")
+        self.close_stdin()
+        for pump in self._pumps:
+            pump.join(timeout=1.0)
+        for fd in {self._stdin, *self._outputs.values()} - {-1}:
+            os.close(fd)
+        if self._plugin is not None:
+            self._plugin.close()
+
+    def _start(self, pump: object, *args: object, daemon_only: bool = False) -> None:
+        thread = threading.Thread(target=pump, args=args, name="stdio", daemon=True)  # type: ignore[arg-type]
+        if not daemon_only:
+            self._pumps.append(thread)
+        thread.start()
+
+    def _open(self, owner: tuple[str, str], spawner: Spawner) -> None:
+        if self.spec.stdin:
+            path = urlsplit(self.spec.stdin).path
+            self._stdin = _open_path(path, os.O_RDONLY | os.O_NONBLOCK)
+            self._keeper = _open_path(path, os.O_WRONLY | os.O_NONBLOCK)
+        if urlsplit(self.spec.stdout).scheme == "binary":
+            uri = urlsplit(self.spec.stdout)
+            arguments = [part for pair in parse_qsl(uri.query, True) for part in pair if part]
+            self._plugin = LoggerPlugin([uri.path, *arguments], owner, spawner)
+            self._outputs = {"Stdout": self._plugin.stdout, "Stderr": self._plugin.stderr}
+            return
+        for stream, uri_text in (("Stdout", self.spec.stdout), ("Stderr", self.spec.stderr)):
+            if uri_text and not (self.terminal and stream == "Stderr"):
+                self._outputs[stream] = _open_output(uri_text)
+
+    def _pump_output(self, agent: Agent, target: tuple[str, str], stream: str) -> None:
+        fd = self._outputs.get(stream, -1)
+        try:
+            while data := agent.read_stream(stream, *target, _OUTPUT_BYTES):
+                if fd >= 0 and not self._write(fd, data):
+                    return
+        except KataError as error:
+            self._log.debug("output ended", stream=stream, error=describe_error(error))
+        with self._lock:
+            # The reader sees the end only when nobody has the writing end open any more.
+            if fd >= 0 and list(self._outputs.values()).count(fd) == 1 and not self._closed:
+                self._outputs.pop(stream)
+                os.close(fd)
+
+    def _write(self, fd: int, data: bytes) -> bool:
+        view = memoryview(data)
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        poller.register(self._wake_read, select.POLLIN)
+        while view:
+            try:
+                view = view[os.write(fd, view) :]
+                self._progress = time.monotonic()
+            except BlockingIOError:
+                if any(ready == self._wake_read for ready, _ in poller.poll()):
+                    return False
+            except OSError as error:
+                self._log.warning("output lost", error=str(error))
+                return False
+        return True
+
+    def _pump_input(self, agent: Agent, target: tuple[str, str]) -> None:
+        poller = select.poll()
+        poller.register(self._stdin, select.POLLIN)
+        poller.register(self._wake_read, select.POLLIN)
+        try:
+            while not any(ready == self._wake_read for ready, _ in poller.poll()):
+                data = os.read(self._stdin, _INPUT_BYTES)
+                if not data:
+                    agent.close_stdin(*target)
+                    return
+                agent.write_stdin(*target, data)
+        except (KataError, OSError) as error:
+            self._log.debug("input ended", error=describe_error(error))
+
+
+def _open_output(uri_text: str) -> int:
+    uri = urlsplit(uri_text)
+    if uri.scheme == "file":
+        os.makedirs(os.path.dirname(uri.path) or "/", exist_ok=True)
+        return _open_path(uri.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    if uri.scheme in ("", "fifo"):
+        # Reading end included: the engine may be restarted without the container losing its output.
+        return _open_path(uri.path, os.O_RDWR | os.O_NONBLOCK)
+    raise KataError(f"open output {uri_text}: unknown scheme", Code.INVALID_ARGUMENT)
+
+
+def _open_path(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise KataError(
+            f"open stream {path}: {error.strerror}", Code.FAILED_PRECONDITION
+        ) from error

@@ -1,0 +1,305 @@
+"""containerd's tasks over one sandbox: creates, starts, follows and deletes them, and tells events.
+
+The service decodes requests and calls this; what happens in the machine is the sandbox's.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from kata.base.errors import Code, KataError, describe_error
+from kata.base.ids import check_id
+from kata.base.log import Logger
+from kata.base.processes import Spawner
+from kata.config.load import load_config
+from kata.host.sandbox.container import Container, ContainerRequest, RootfsMount
+from kata.host.sandbox.plan import plan_container
+from kata.host.sandbox.process import Process
+from kata.host.sandbox.sandbox import Sandbox
+from kata.host.sandbox.states import State
+from kata.host.shim.events import Publisher, to_timestamp
+from kata.host.shim.stdio import StdioSpec, TaskIo
+from kata.oci.annotations import ContainerKind, find_placement
+from kata.oci.bundle import load_spec
+from kata.rpc.pb import agent_pb2, containerd_types_pb2, events_pb2
+
+# Exit status of a task that was deleted before it was started: as if killed.
+_KILLED = 137
+# An event waits this long for the one that has to come before it.
+_TELL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """A create request, decoded."""
+
+    id: str
+    bundle: str
+    rootfs: tuple[RootfsMount, ...]
+    stdio: StdioSpec
+    config_path: str
+
+
+class Tasks:
+    """All tasks of one shim."""
+
+    def __init__(self, namespace: str, publisher: Publisher, spawner: Spawner, log: Logger) -> None:
+        self._namespace = namespace
+        self._publisher = publisher
+        self._spawner = spawner
+        self._log = log
+        self._lock = threading.Lock()
+        self._reserved: set[str] = set()
+        self._containers: dict[str, Container] = {}
+        self._kinds: dict[str, ContainerKind] = {}
+        self._sandbox: Sandbox | None = None
+
+    def create(self, request: TaskRequest) -> int:
+        """Create a task, with its machine if it is the first; returns its pid."""
+        check_id("container", request.id)
+        spec = load_spec(request.bundle)
+        placement = find_placement(request.id, _annotations(spec))
+        if placement.kind is not ContainerKind.SINGLE:
+            raise KataError(f"create {request.id}: pods are not supported yet", Code.UNIMPLEMENTED)
+        self._reserve(request.id)
+        try:
+            container = self._create_single(request, spec)
+        finally:
+            with self._lock:
+                self._reserved.discard(request.id)
+        self._publisher.publish(
+            events_pb2.TaskCreate(
+                container_id=request.id,
+                bundle=request.bundle,
+                rootfs=[
+                    containerd_types_pb2.Mount(type=m.fstype, source=m.source, options=m.options)
+                    for m in request.rootfs
+                ],
+                io=_io_message(request.stdio),
+                pid=self.pid(),
+            )
+        )
+        container.process.follow(self._get_sandbox().agent, self._on_exit)
+        return self.pid()
+
+    def start(self, container_id: str, exec_id: str) -> int:
+        """Start a task or an exec."""
+        container = self.get_container(container_id)
+        sandbox = self._get_sandbox()
+        process = container.get_process(exec_id)
+        if not exec_id:
+            sandbox.call("start container", lambda: container.start(sandbox.agent))
+            self._publisher.publish(events_pb2.TaskStart(container_id=container_id, pid=self.pid()))
+            process.start_told.set()
+        else:
+            sandbox.call("start exec", lambda: container.start_exec(sandbox.agent, process))
+            self._publisher.publish(
+                events_pb2.TaskExecStarted(
+                    container_id=container_id, exec_id=exec_id, pid=self.pid()
+                )
+            )
+            process.start_told.set()
+            process.follow(sandbox.agent, self._on_exit)
+            if process.initial_size is not None:
+                self.resize(container_id, exec_id, *process.initial_size)
+        return self.pid()
+
+    def exec(self, container_id: str, exec_id: str, spec: dict[str, Any], stdio: StdioSpec) -> None:
+        """Register a process to be started in a running task."""
+        check_id("exec", exec_id)
+        container = self.get_container(container_id)
+        io = TaskIo(stdio, (self._namespace, container_id), self._spawner, self._log)
+        try:
+            container.add_exec(exec_id, spec, io)
+        except BaseException:
+            io.close()
+            raise
+        self._publisher.publish(
+            events_pb2.TaskExecAdded(container_id=container_id, exec_id=exec_id)
+        )
+
+    def delete(self, container_id: str, exec_id: str) -> Process:
+        """Forget a task or exec that has ended (or never started); returns its process."""
+        container = self.get_container(container_id)
+        process = container.get_process(exec_id)
+        if exec_id:
+            process.require_deletable()
+            process.io.drain()
+            process.io.close()
+            container.drop_exec(exec_id)
+            return process
+        process.require_deletable()
+        process.finish(_KILLED)
+        process.io.drain()
+        self._end_sandbox(container)
+        self._release(container)
+        with self._lock:
+            self._containers.pop(container_id, None)
+        self._publisher.publish(
+            events_pb2.TaskDelete(
+                container_id=container_id,
+                pid=self.pid(),
+                exit_status=process.exit_status,
+                exited_at=to_timestamp(process.exited_at_ns),
+            )
+        )
+        return process
+
+    def kill(self, container_id: str, exec_id: str, signum: int) -> None:
+        """Send a signal to a task or exec."""
+        container = self.get_container(container_id)
+        process = container.get_process(exec_id)
+        alive = {State.RUNNING, State.PAUSED} | (set() if exec_id else {State.CREATED})
+        process.require("kill", *alive)
+        self._get_sandbox().agent.signal_process(container_id, exec_id, signum)
+
+    def pause(self, container_id: str) -> None:
+        """Freeze a task."""
+        self.get_container(container_id).pause(self._get_sandbox().agent)
+        self._publisher.publish(events_pb2.TaskPaused(container_id=container_id))
+
+    def resume(self, container_id: str) -> None:
+        """Let a frozen task go on."""
+        self.get_container(container_id).resume(self._get_sandbox().agent)
+        self._publisher.publish(events_pb2.TaskResumed(container_id=container_id))
+
+    def resize(self, container_id: str, exec_id: str, width: int, height: int) -> None:
+        """Set the size of a terminal."""
+        process = self.get_container(container_id).get_process(exec_id)
+        process.require("resize terminal of", State.CREATED, State.RUNNING, State.PAUSED)
+        if process.state is State.CREATED and exec_id:
+            process.initial_size = (width, height)
+            return
+        self._get_sandbox().agent.resize_terminal(container_id, exec_id, width, height)
+
+    def update(self, container_id: str, resources: dict[str, Any]) -> None:
+        """Change a task's limits."""
+        self.get_container(container_id).update(self._get_sandbox().agent, resources)
+
+    def stats(self, container_id: str) -> agent_pb2.StatsContainerResponse:
+        """Return a task's use of resources."""
+        container = self.get_container(container_id)
+        container.process.require("stats of", State.CREATED, State.RUNNING, State.PAUSED)
+        return self._get_sandbox().agent.stats_container(container_id)
+
+    def get_container(self, container_id: str) -> Container:
+        """Return a created container; NOT_FOUND without."""
+        with self._lock:
+            container = self._containers.get(container_id)
+        if container is None:
+            raise KataError(f"find task {container_id!r}: no such task", Code.NOT_FOUND)
+        return container
+
+    def pid(self) -> int:
+        """Return the pid that stands for the guest's processes: QEMU's."""
+        return self._sandbox.pid() if self._sandbox else 0
+
+    def is_empty(self) -> bool:
+        """Return whether no task is left, nor one being created."""
+        with self._lock:
+            return not self._containers and not self._reserved
+
+    def stop(self) -> None:
+        """End the machine, whatever runs in it."""
+        if self._sandbox is not None:
+            self._sandbox.stop(graceful=False)
+
+    def _reserve(self, container_id: str) -> None:
+        with self._lock:
+            if container_id in self._containers or container_id in self._reserved:
+                raise KataError(f"create {container_id}: it exists already", Code.ALREADY_EXISTS)
+            self._reserved.add(container_id)
+
+    def _create_single(self, request: TaskRequest, spec: dict[str, Any]) -> Container:
+        config = load_config(request.config_path or None, os.environ)
+        for warning in config.warnings:
+            self._log.warning("configuration", reason=warning)
+        sandbox = Sandbox(request.id, config, self._log, self._spawner)
+        planned = plan_container(request.id, spec, guest_seccomp=sandbox.guest_seccomp)
+        for warning in planned.warnings:
+            self._log.warning("container spec", container=request.id, reason=warning)
+        owner = (self._namespace, request.id)
+        io = TaskIo(request.stdio, owner, self._spawner, self._log)
+        container = Container(
+            ContainerRequest(request.id, request.bundle, spec, request.rootfs), io, self._log
+        )
+        try:
+            sandbox.boot(os.getpid(), self._on_machine_lost)
+            container.prepare(planned, sandbox.mounts_folder)
+            sandbox.wait_ready(str(spec.get("hostname") or ""))
+            sandbox.create_container(container, planned)
+        except BaseException as error:
+            sandbox.stop(graceful=False)
+            self._release(container)
+            self._log.error("create failed", container=request.id, error=describe_error(error))
+            raise
+        with self._lock:
+            self._sandbox = sandbox
+            self._containers[request.id] = container
+        return container
+
+    def _release(self, container: Container) -> None:
+        for failure in container.release():
+            self._log.error("clean-up failed", container=container.id, step=failure)
+
+    def _on_exit(self, process: Process) -> None:
+        self._log.info(
+            "process ended",
+            container=process.container_id,
+            exec=process.exec_id,
+            status=process.exit_status,
+        )
+        # containerd's rule: the start is told before the end, and execs end before their container.
+        process.start_told.wait(_TELL_S)
+        if not process.exec_id:
+            self._wait_execs(process.container_id)
+        self._publisher.publish(
+            events_pb2.TaskExit(
+                container_id=process.container_id,
+                id=process.exec_id or process.container_id,
+                pid=self.pid(),
+                exit_status=process.exit_status,
+                exited_at=to_timestamp(process.exited_at_ns),
+            )
+        )
+        process.exit_told.set()
+        if not process.exec_id:
+            container = self.get_container(process.container_id)
+            process.io.drain()
+            self._end_sandbox(container)
+
+    def _wait_execs(self, container_id: str) -> None:
+        for other in self.get_container(container_id).list_processes()[1:]:
+            if other.start_told.is_set() and other.state is not State.CREATED:
+                other.exit_told.wait(_TELL_S)
+
+    def _end_sandbox(self, container: Container) -> None:
+        sandbox = self._get_sandbox()
+        for process in container.list_processes():
+            process.io.drain()
+        sandbox.stop(graceful=True)
+
+    def _on_machine_lost(self, cause: str) -> None:
+        self._log.error("virtual machine lost", cause=cause)
+        self._get_sandbox().stop(graceful=False)
+
+    def _get_sandbox(self) -> Sandbox:
+        if self._sandbox is None:
+            raise KataError("use sandbox: there is none", Code.FAILED_PRECONDITION)
+        return self._sandbox
+
+
+def _annotations(spec: dict[str, Any]) -> dict[str, str]:
+    found = spec.get("annotations") or {}
+    if not isinstance(found, dict):
+        raise KataError("read config.json.annotations: no object", Code.INVALID_ARGUMENT)
+    return found
+
+
+def _io_message(stdio: StdioSpec) -> events_pb2.TaskIO:
+    return events_pb2.TaskIO(
+        stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
+    )

@@ -1,0 +1,42 @@
+"""A bundle on disk: config.json, read and checked before anything is made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from kata.base.errors import Code, KataError
+
+# A pod's config.json is tens of kilobytes; ten megabytes is a mistake or an attack.
+_MAX_BYTES = 10 << 20
+
+
+def load_spec(bundle: str) -> dict[str, Any]:
+    """Return config.json of a bundle as a JSON object.
+
+    Raises NOT_FOUND when there is none, INVALID_ARGUMENT when it is no JSON object or lacks what
+    every container needs (``process.args`` and ``root.path`` may be checked by the caller).
+    """
+    path = os.path.join(bundle, "config.json")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise KataError(f"read bundle {bundle}: config.json is missing", Code.NOT_FOUND) from error
+    except OSError as error:
+        raise KataError(f"read {path}: {error.strerror}", Code.FAILED_PRECONDITION) from error
+    if len(text) > _MAX_BYTES:
+        raise KataError(f"read {path}: larger than {_MAX_BYTES} bytes", Code.INVALID_ARGUMENT)
+    return parse_spec(text, path)
+
+
+def parse_spec(text: bytes, path: str) -> dict[str, Any]:
+    """Parse the text of a config.json; ``path`` is for messages."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise KataError(f"read {path}: invalid JSON: {error}", Code.INVALID_ARGUMENT) from error
+    if not isinstance(document, dict):
+        raise KataError(f"read {path}: it is no JSON object", Code.INVALID_ARGUMENT)
+    return document
