@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 
-import _socket
-
-from kata.guest import health
+from kata.guest import health, sockets
 from kata.rpc.frame import Channel
 from kata.rpc.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable, Iterator, Mapping
 
     from kata.base.log import Logger
@@ -21,8 +20,10 @@ if TYPE_CHECKING:
     from kata.guest.sandbox import Sandbox
     from kata.rpc.server import Method
 
-VSOCK_PORT = 1024
-_BACKLOG = 16
+    _Table = Mapping[str, Method]
+else:
+    # The server only looks methods up.
+    _Table = object
 
 
 class AgentChannel(Channel):
@@ -48,11 +49,16 @@ class Agent:
         self._lock = threading.Lock()
         self._sandbox: Sandbox | None = None
         self.cgroup_manager = "cgroupfs"
+        self._table = LateTable(self._agent_methods)
         services: dict[str, Mapping[str, Method]] = {
             "grpc.Health": health.methods(),
-            "grpc.AgentService": LateTable(self._agent_methods),
+            "grpc.AgentService": self._table,
         }
         self.server = Server(services, log)
+
+    def preload(self) -> None:
+        """Load now what the first request of the AgentService would have to load."""
+        self._table.load()
 
     def sandbox(self) -> Sandbox:
         """Return the sandbox; the first call loads the code that it needs."""
@@ -76,8 +82,7 @@ class Agent:
     def serve_listener(self, listener: _socket.socket) -> None:
         """Serve every connection that comes, for ever; takes the listener."""
         while True:
-            fd, _ = listener._accept()
-            peer = _socket.socket(fileno=fd)
+            peer = sockets.accept(listener)
             threading.Thread(
                 target=self._serve_connection, args=(peer,), name="connection", daemon=True
             ).start()
@@ -85,7 +90,7 @@ class Agent:
     def _serve_connection(self, peer: _socket.socket) -> None:
         def hang_up() -> None:
             try:
-                peer.shutdown(_socket.SHUT_RDWR)
+                peer.shutdown(2)
             except OSError:
                 pass  # the host was faster
 
@@ -99,6 +104,7 @@ class Agent:
     def _agent_methods(self) -> dict[str, Method]:
         from kata.guest.service import AgentService
 
+        self._guest.wait_ready()
         return AgentService(self.sandbox(), self._guest).methods()
 
     def _make_runtime(self) -> Runtime:
@@ -108,7 +114,7 @@ class Agent:
         return Crun(f"{RUN}/sandbox/crun", self.cgroup_manager, self._reaper, self._log)
 
 
-class LateTable:
+class LateTable(_Table):
     """A service's table that is loaded at its first use, so that Health can answer before."""
 
     def __init__(self, load: Callable[[], dict[str, Method]]) -> None:
@@ -131,19 +137,3 @@ class LateTable:
 
     def __len__(self) -> int:
         return len(self.load())
-
-
-def listen_vsock(port: int = VSOCK_PORT) -> _socket.socket:
-    """Listen on AF_VSOCK, on any context id."""
-    listener = _socket.socket(_socket.AF_VSOCK, _socket.SOCK_STREAM)
-    listener.bind((_socket.VMADDR_CID_ANY, port))
-    listener.listen(_BACKLOG)
-    return listener
-
-
-def listen_unix(name: str) -> _socket.socket:
-    """Listen on a Unix socket: a path, or ``@name`` for an abstract one."""
-    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    listener.bind("\0" + name[1:] if name.startswith("@") else name)
-    listener.listen(_BACKLOG)
-    return listener

@@ -10,11 +10,9 @@ import os
 import threading
 import time
 
-from _signal import SIGKILL
-
 from kata.base.errors import Code, KataError
 from kata.base.jsontext import render_json
-from kata.guest import cgroup, files, states
+from kata.guest import cgroup, files, signals, states
 from kata.guest.process import Process
 from kata.guest.states import StateMachine
 
@@ -138,7 +136,7 @@ class Container:
             return
         if not self.cgroup:
             self._signal_by_runtime(number)
-        elif number == SIGKILL:
+        elif number == signals.SIGKILL:
             cgroup.kill(self.cgroup)
         else:
             for pid in cgroup.pids(self.cgroup):
@@ -180,7 +178,7 @@ class Container:
         DEADLINE_EXCEEDED; the call may then be made again.
         """
         with self._operation:
-            self.signal_all(SIGKILL)
+            self.signal_all(signals.SIGKILL)
             limit_s = timeout_s or KILL_TIMEOUT_S
             if self._init.pid and self._init.exit.wait(limit_s) is None:
                 raise KataError(
@@ -256,10 +254,10 @@ class Container:
             files.remove_folder(self._folder)
 
 
-def _is_forgotten(process: Process, wanted: bool, now: float) -> bool:  # noqa: FBT001
+def _is_forgotten(process: Process, wanted: bool, now: float) -> bool:
     """Whether a finished exec gives up its id: to one that ``wanted`` it, or by age."""
     if not process.finished:
         return False
-    return wanted or process.drained or (
-        process.unread and now - process.waited_at > FORGET_AFTER_S
+    return (
+        wanted or process.drained or (process.unread and now - process.waited_at > FORGET_AFTER_S)
     )

@@ -19,7 +19,7 @@ class Exit:
     """
 
     def __init__(self, on_exit: Callable[[int], None] | None = None) -> None:
-        """``on_exit`` is called once with the status, before any waiter returns; it must be quick."""
+        """``on_exit`` is called once with the status, before any waiter returns; it is quick."""
         self._on_exit = on_exit
         self._done = threading.Event()
         self._status = 0

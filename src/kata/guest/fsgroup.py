@@ -14,7 +14,7 @@ _WRITE = stat.S_IWUSR | stat.S_IWGRP
 _FOLDER = stat.S_IXUSR | stat.S_IXGRP | stat.S_ISGID
 
 
-def own(path: str, group: int, read_only: bool, only_on_mismatch: bool) -> None:  # noqa: FBT001
+def own(path: str, group: int, read_only: bool, only_on_mismatch: bool) -> None:
     """Change group and mode of everything below ``path`` as the kubelet does.
 
     With ``only_on_mismatch`` nothing is done when the root folder is right already.  Links are not
@@ -29,12 +29,12 @@ def own(path: str, group: int, read_only: bool, only_on_mismatch: bool) -> None:
             os.chmod(entry, stat.S_IMODE(status.st_mode) | _mode(status, read_only))
 
 
-def _is_owned(status: os.stat_result, group: int, read_only: bool) -> bool:  # noqa: FBT001
+def _is_owned(status: os.stat_result, group: int, read_only: bool) -> bool:
     wanted = _mode(status, read_only)
     return status.st_gid == group and status.st_mode & wanted == wanted
 
 
-def _mode(status: os.stat_result, read_only: bool) -> int:  # noqa: FBT001
+def _mode(status: os.stat_result, read_only: bool) -> int:
     mode = _READ if read_only else _READ | _WRITE
     return mode | _FOLDER if stat.S_ISDIR(status.st_mode) else mode
 

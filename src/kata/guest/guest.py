@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Loading the later modules and the like takes about a second under emulation.
+# The set-up takes some tens of milliseconds under emulation.
 READY_TIMEOUT_S = 30.0
 
 
@@ -28,8 +28,8 @@ class Guest:
         """Say that the set-up behind the first answer is over."""
         self._ready.set()
 
-    def prepare_containers(self) -> None:
-        """Wait until cgroups and the rest are there; at once in all but the first moments."""
+    def wait_ready(self) -> None:
+        """Wait for that, before the first request of the AgentService is worked on."""
         self._ready.wait(READY_TIMEOUT_S)
 
     def after_answer(self, action: Callable[[], None]) -> None:

@@ -11,12 +11,10 @@ import os
 import sys
 import threading
 
-from _signal import SIGINT, SIGTERM, sigwait
-
 from kata.base import syscalls
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
-from kata.guest import agent as agents
+from kata.guest import signals, sockets
 from kata.guest.agent import Agent
 from kata.guest.guest import Guest
 from kata.guest.reaper import Reaper, block_signals
@@ -47,7 +45,7 @@ def main() -> int:
         target=agent.serve_listener, args=(listener,), name="listener", daemon=True
     ).start()
     log.info("agent ready", pid=os.getpid())
-    sigwait((SIGTERM, SIGINT))
+    signals.wait((signals.SIGTERM, signals.SIGINT))
     agent.sandbox().destroy()
     return 0
 
@@ -56,10 +54,10 @@ def listen(address: str) -> _socket.socket:
     """Return a listening socket for an address.  Raises KataError for one of another form."""
     scheme, _, rest = address.partition("://")
     if scheme == "unix" and rest:
-        return agents.listen_unix(rest)
+        return sockets.listen_unix(rest)
     port = rest.rpartition(":")[2]
     if scheme == "vsock" and port.isdecimal():
-        return agents.listen_vsock(int(port))
+        return sockets.listen_vsock(int(port))
     raise KataError(
         f"listen on {address!r}: not unix://@name, unix:///path or vsock://-1:port",
         Code.INVALID_ARGUMENT,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from _signal import SIGKILL, pidfd_send_signal
-
 from kata.base.errors import Code, KataError
-from kata.guest import terminal
+from kata.guest import signals, terminal
 from kata.guest.exits import Exit
 from kata.guest.stdio import open_console, open_pipes
 
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
     from kata.guest.stdio import Stdio, Streams
     from kata.guest.streams import Output
-
-MAX_SIGNAL = 64
 
 
 class Process:
@@ -58,12 +54,12 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended is no error."""
-        if not 0 <= number <= MAX_SIGNAL:
+        if not 0 <= number <= signals.MAX_SIGNAL:
             raise KataError(f"signal {self.name}: no signal {number}", Code.INVALID_ARGUMENT)
         if self._pidfd < 0:
             return
         try:
-            pidfd_send_signal(self._pidfd, number)
+            signals.send(self._pidfd, number)
         except ProcessLookupError:
             pass
 
@@ -133,7 +129,7 @@ class Process:
 
     def abandon(self) -> None:
         """Kill a process whose start failed half-way, and give everything back."""
-        self.signal(SIGKILL)
+        self.signal(signals.SIGKILL)
         self.close()
 
     def close(self) -> None:

@@ -13,23 +13,20 @@ from __future__ import annotations
 import os
 import threading
 
-# The signal module makes enums of its constants at import, 3 ms on a fast machine.
-from _signal import SIG_BLOCK, SIGCHLD, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, sigwait
-
+from kata.guest import signals
 from kata.guest.exits import Exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-SIGPWR = 30
-# What the main thread waits for (kata.guest.shutdown), and what must not end the agent.
-_BLOCKED = (SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGPWR)
+# What the main thread and the reaper wait for, and what must not end the agent.
+_BLOCKED = (signals.SIGCHLD, signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGPWR)
 
 
 def block_signals() -> None:
     """Block the signals that are waited for; call it before any thread is started."""
-    pthread_sigmask(SIG_BLOCK, _BLOCKED)
+    signals.block(_BLOCKED)
 
 
 class Reaper:
@@ -71,7 +68,7 @@ class Reaper:
     def _run(self) -> None:
         while True:
             self._collect()
-            sigwait((SIGCHLD,))
+            signals.wait((signals.SIGCHLD,))
 
     def _collect(self) -> None:
         while True:

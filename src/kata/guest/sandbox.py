@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import threading
 
-from _signal import SIGTERM
-
 from kata.base import syscalls
 from kata.base.errors import Code, KataError, describe_error
-from kata.guest import files
+from kata.guest import files, signals
 from kata.guest.container import Container
 from kata.guest.namespaces import SandboxNamespaces, place, set_hostname
 from kata.guest.oom import OomWatcher
@@ -81,7 +79,7 @@ class Sandbox:
 
     def shut_down(self) -> None:
         """End the agent, and with it the guest, once the answer to this call has been sent."""
-        self._guest.after_answer(lambda: os.kill(os.getpid(), SIGTERM))
+        self._guest.after_answer(lambda: os.kill(os.getpid(), signals.SIGTERM))
 
     def create_container(
         self,
@@ -94,7 +92,6 @@ class Sandbox:
         container = self._register(container_id)
         mount_points: list[str] = []
         try:
-            self._guest.prepare_containers()
             mount_points = self.storages.add_all(storages)
             place(spec, self._namespaces.paths)
             container.create(init_name, spec, lambda: self.oom.check(container_id))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from _signal import SIGKILL, SIGPIPE, SIGXFSZ
-
 from kata.base.errors import Code, KataError
+from kata.guest import signals
 from kata.guest.exits import Exit
 
 TYPE_CHECKING = False
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 # Python ignores these two; a program expects the kernel's defaults.
-_DEFAULTED = (SIGPIPE, SIGXFSZ)
+_DEFAULTED = (signals.SIGPIPE, signals.SIGXFSZ)
 
 
-def run(reaper: Reaper, argv: Sequence[str], stdio: Sequence[int | None], timeout_s: float) -> int:
+def run(reaper: Reaper, argv: list[str], stdio: Sequence[int | None], timeout_s: float) -> int:
     """Run a program to its end and return its exit status (128 + signal).
 
     ``stdio`` are borrowed descriptors above 2 for standard input, output and error; None is
@@ -41,7 +40,7 @@ def run(reaper: Reaper, argv: Sequence[str], stdio: Sequence[int | None], timeou
             reaper.claim(pid, exit_)
         status = exit_.wait(timeout_s)
         if status is None:
-            os.kill(pid, SIGKILL)
+            os.kill(pid, signals.SIGKILL)
             exit_.wait()
             raise KataError(f"run {argv[0]}: no end after {timeout_s:g} s", Code.DEADLINE_EXCEEDED)
         return status

@@ -30,7 +30,7 @@ class StateMachine:
         self.state = CREATING
 
     def move(self, verb: str, new: str) -> None:
-        """Go to ``new``.  Raises FAILED_PRECONDITION: cannot pause container c1 in state created."""
+        """Go to ``new``.  Raises FAILED_PRECONDITION: cannot pause container c in state created."""
         with self._lock:
             if new not in TRANSITIONS[self.state]:
                 raise self._refusal(verb)

@@ -147,7 +147,7 @@ class Input:
 
 
 def make_pipe(uid: int) -> tuple[int, int]:
-    """Return (reading, writing) of a large pipe that ``uid`` may open by /dev/stdout and the like."""
+    """Return (reading, writing) of a large pipe that ``uid`` may open as /dev/stdout."""
     reading, writing = os.pipe()
     os.fchown(reading, uid, -1)
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import struct
 
-# The socket module makes enums of its constants at import, 4 ms on a fast machine.
-import _socket
-
 from kata.base.errors import KataError
+from kata.guest.sockets import accept
 
 TIOCSWINSZ = 0x5414
 MSG_CMSG_CLOEXEC = 0x40000000
@@ -31,8 +30,7 @@ class ConsoleSocket:
         Raises KataError when nothing has come.
         """
         try:
-            fd, _ = self._socket._accept()
-            peer = _socket.socket(fileno=fd)
+            peer = accept(self._socket)
             try:
                 _, control, _, _ = peer.recvmsg(4096, _socket.CMSG_SPACE(4), MSG_CMSG_CLOEXEC)
             finally:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
-    Json: TypeAlias = None | bool | int | str | list["Json"] | dict[str, "Json"]
+    Json: TypeAlias = bool | int | str | list["Json"] | dict[str, "Json"] | None
 
 # Members whose JSON name does not follow from the field's name.
 _NAMES = {
@@ -77,7 +77,7 @@ def member_name(kind: str, field: str) -> str:
 
 def _render_field(field: Any, value: Any) -> Json:
     if field.message_type is None:
-        return list(value) if field.is_repeated else value  # type: ignore[no-any-return]
+        return list(value) if field.is_repeated else value
     if hasattr(value, "items"):  # a map; its descriptor's options would load half of protobuf
         return dict(value)
     if field.is_repeated:
