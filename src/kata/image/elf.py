@@ -17,6 +17,7 @@ DT_VERNEED, DT_VERNEEDNUM = 0x6FFFFFFE, 0x6FFFFFFF
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
+_VERSION_NEED = struct.Struct("<HHIII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def parse_shared_object(data: bytes) -> SharedObject:
     for segment in segments:
         if segment.kind == PT_INTERP:
             raw = data[segment.offset : segment.offset + segment.file_size]
-            interpreter = raw.rstrip(b"\0").decode()
+            interpreter = raw.rstrip(b"\0").decode("ascii", "replace")
         elif segment.kind == PT_DYNAMIC:
             entries = _dynamic_entries(data, segment)
     values = {tag: value for tag, value, _ in entries}
@@ -87,7 +88,9 @@ def parse_shared_object(data: bytes) -> SharedObject:
     if DT_VERNEED in values:
         place = _file_offset(segments, values[DT_VERNEED])
         for _ in range(values.get(DT_VERNEEDNUM, 0)):
-            _version, _count, file, _aux, following = struct.unpack_from("<HHIII", data, place)
+            if place + _VERSION_NEED.size > len(data):
+                raise KataError("read ELF file: version needs cut off", Code.DATA_LOSS)
+            _version, _count, file, _aux, following = _VERSION_NEED.unpack_from(data, place)
             versioned.add(_string(data, strings + file))
             place += following
     return SharedObject(soname, interpreter, needed, frozenset(versioned))

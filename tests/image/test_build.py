@@ -1,0 +1,143 @@
+"""The real thing: packages of Debian become a guest image."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from kata.base.errors import Code, KataError
+from kata.image import cpio, elf, inputs, packages, store
+from kata.image.build import BuildRequest, build_image
+from kata.image.main import main
+
+CACHE = "/var/cache/kata-image"
+# The promise; the size counts in every start, as the kernel unpacks it.
+UNPACKED_MAX_BYTES = 26_000_000
+ZSTD_MAX_BYTES = 9_000_000
+
+
+def build(output: Path, **options: str) -> dict[str, object]:
+    return build_image(BuildRequest(str(output), CACHE, **options), lambda _text: None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("image")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def entries(image: Path) -> dict[str, cpio.Entry]:
+    archive = (image / store.INITRD).read_bytes()
+    return {entry.name: entry for entry in cpio.parse_archive(archive)}
+
+
+def test_the_kernel_can_be_started_at_once(image: Path) -> None:
+    assert elf.has_pvh_entry((image / store.KERNEL).read_bytes())
+
+
+def test_the_initrd_has_what_the_agent_needs(entries: dict[str, cpio.Entry]) -> None:
+    assert entries["init"].data.startswith(b"#!/usr/bin/python3 -IS\n")
+    assert entries["init"].mode & 0o111
+    assert entries["dev/console"].device == (5, 1)
+    for name in (
+        "usr/bin/python3",
+        "usr/bin/crun",
+        "usr/lib64/ld-linux-x86-64.so.2",
+        "usr/lib/kata/kata/guest/init.pyc",
+        "usr/lib/kata/google/_upb/_message.abi3.so",
+        "usr/lib/modules/virtiofs.ko",
+    ):
+        assert entries[name].data, name
+
+
+def test_the_initrd_has_nothing_else_of_ours(entries: dict[str, cpio.Entry]) -> None:
+    ours = {name.split("/")[4] for name in entries if name.startswith("usr/lib/kata/kata/")}
+    assert ours - {"__init__.pyc"} <= set(inputs.SHIPPED)
+    assert not [name for name in entries if name.endswith(".py")]
+
+
+def test_the_size_stays_in_its_limits(image: Path) -> None:
+    archive = image / store.INITRD
+    assert archive.stat().st_size <= UNPACKED_MAX_BYTES
+    packed = subprocess.run(
+        ["zstd", "-19", "-c", str(archive.resolve())], capture_output=True, check=True
+    )
+    assert len(packed.stdout) <= ZSTD_MAX_BYTES
+
+
+def test_the_manifest_names_the_sources(image: Path) -> None:
+    manifest = json.loads((image / store.MANIFEST).read_text())
+    assert manifest["packages"].keys() >= {"crun", "libc6", "python3.11-minimal"}
+    assert manifest["kernel"]["version"].endswith("-cloud-amd64")
+    assert manifest["protobuf"]
+
+
+def test_the_same_inputs_give_the_same_bytes(image: Path, tmp_path: Path) -> None:
+    build(tmp_path)
+    for name in store.NAMES:
+        assert (tmp_path / name).read_bytes() == (image / name).read_bytes(), name
+
+
+def test_nothing_is_done_when_nothing_changed(image: Path) -> None:
+    before = (image / store.INITRD).resolve().stat()
+    start = time.monotonic()
+    assert main(["build", "--output", str(image), "--cache", CACHE]) == 0
+    assert time.monotonic() - start < 2
+    assert (image / store.INITRD).resolve().stat() == before
+
+
+def test_a_change_of_the_agent_is_noticed(image: Path, tmp_path: Path) -> None:
+    root = Path(inputs.find_sources().kata_root, "kata")
+    shutil.copytree(root, tmp_path / "kata", ignore=shutil.ignore_patterns("host", "image"))
+    with (tmp_path / "kata/guest/init.py").open("a") as file:
+        file.write("\nCHANGED = True\n")
+    recipe = inputs.load_recipe()
+    found = packages.find_packages(recipe.packages)
+    keys = {
+        inputs.input_key(found, inputs.find_sources(source), ("none", ""))
+        for source in ("", str(tmp_path))
+    }
+    assert len(keys) == 2
+
+
+def test_without_an_agent_nothing_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["build", "--output", str(tmp_path / "out"), "--source", str(tmp_path)])
+    assert code == 1
+    assert f"no module kata.guest.init below {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_imports_of_the_hosts_code_are_refused(tmp_path: Path) -> None:
+    for name in ("guest", "host"):
+        (tmp_path / "kata" / name).mkdir(parents=True)
+        (tmp_path / "kata" / name / "__init__.py").touch()
+    (tmp_path / "kata/__init__.py").touch()
+    (tmp_path / "kata/guest/init.py").write_text("import kata.host\n")
+    with pytest.raises(KataError, match=r"ship kata\.host: the guest has only kata\.base, "):
+        build(tmp_path / "out", kata_root=str(tmp_path))
+    assert [path.name for path in (tmp_path / "out/versions").iterdir()] == [".lock"]
+
+
+def test_an_unknown_package_is_named() -> None:
+    with pytest.raises(KataError, match="find package no-such-package: apt does not") as caught:
+        packages.find_packages(["crun", "no-such-package"])
+    assert caught.value.code == Code.NOT_FOUND
+
+
+def test_a_damaged_download_is_fetched_again(tmp_path: Path) -> None:
+    (package,) = packages.find_packages(["libyajl2"])
+    (tmp_path / package.file_name).write_bytes(b"half a file")
+    path = packages.download_package(package, str(tmp_path))
+    tree = packages.read_package(path, lambda _path: True)
+    library = packages.resolve_file(tree, "/usr/lib/x86_64-linux-gnu/libyajl.so.2")
+    assert library
+    assert elf.is_elf(library.data)

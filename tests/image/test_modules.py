@@ -1,0 +1,84 @@
+"""Kernel modules: what is chosen, and in which order."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+
+import pytest
+
+from kata.base.errors import KataError
+from kata.image import modules
+
+
+def ko(*depends: str) -> bytes:
+    return b"\x7fELF...\0license=GPL\0depends=" + ",".join(depends).encode() + b"\0name=x\0"
+
+
+FILES = {
+    "virtio_pci": ko("virtio", "virtio_ring"),
+    "virtio_ring": ko("virtio"),
+    "virtio": ko(),
+    "virtiofs": ko("fuse", "virtio", "core"),
+    "fuse": ko(),
+    "unused": ko(),
+}
+BUILTIN = frozenset({"core"})
+
+
+def test_dependencies_come_first_and_share_the_stage() -> None:
+    chosen = modules.select_modules(
+        FILES, BUILTIN, {"virtiofs": "demand", "virtio_pci": "boot", "core": "boot"}
+    )
+    assert [(module.name, module.stage) for module in chosen] == [
+        ("virtio", "boot"),
+        ("virtio_ring", "boot"),
+        ("virtio_pci", "boot"),
+        ("fuse", "demand"),
+        ("virtiofs", "demand"),
+    ]
+    assert chosen[-1].depends == ("fuse", "virtio")
+
+
+def test_the_guests_list() -> None:
+    chosen = modules.select_modules(FILES, BUILTIN, {"virtio_ring": "boot"})
+    assert modules.render_list(chosen) == (
+        "virtio /lib/modules/virtio.ko - boot\n"
+        "virtio_ring /lib/modules/virtio_ring.ko virtio boot\n"
+    )
+
+
+def test_what_is_missing_is_named_with_who_needs_it() -> None:
+    with pytest.raises(KataError, match="kernel module fuse, needed by virtiofs: not in"):
+        modules.select_modules({"virtiofs": ko("fuse")}, BUILTIN, {"virtiofs": "boot"})
+
+
+def test_circles_are_named() -> None:
+    with pytest.raises(KataError, match="a -> b -> a is a circle"):
+        modules.select_modules({"a": ko("b"), "b": ko("a")}, BUILTIN, {"a": "boot"})
+
+
+def test_a_signature_is_cut_off() -> None:
+    signature = b"s" * 300
+    signed = ko() + signature + struct.pack(">8xI", 300) + modules.SIGNATURE_MARKER
+    assert modules.without_signature(signed) == ko()
+    assert modules.without_signature(ko()) == ko()
+    with pytest.raises(KataError):
+        modules.without_signature(struct.pack(">8xI", 300) + modules.SIGNATURE_MARKER)
+
+
+def test_compressed_modules_are_unpacked() -> None:
+    chosen = modules.select_modules({"a": lzma.compress(ko())}, BUILTIN, {"a": "boot"})
+    assert chosen[0].data == ko()
+
+
+@pytest.mark.parametrize(
+    "name", ["virtio-rng.ko", "kernel/x/virtio_rng.ko.xz", "virtio-rng.ko.zst"]
+)
+def test_names_as_the_kernel_has_them(name: str) -> None:
+    assert modules.module_name(name) == "virtio_rng"
+
+
+def test_bad_lines_are_named() -> None:
+    with pytest.raises(KataError, match="'soon fuse'"):
+        modules.parse_wanted("boot a # comment\n\nsoon fuse\n")
