@@ -1,6 +1,7 @@
 # Every target does its own set-up and is quick when there is nothing left to do.
 SHELL := /bin/bash
 PYTHON := /usr/bin/python3
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV := .venv
 # For tests and development: build/bin has launchers of this checkout, build/share
@@ -10,7 +11,12 @@ ARGS ?=
 
 .PHONY: demo test lint image bench proto setup install uninstall clean
 
-setup:
+# The set-up is written in Python, which a minimal Debian lacks.
+$(PYTHON):
+	@echo "==> installing python3"
+	@$(SUDO) sh -c 'apt-get -qq update && $(APT_INSTALL) python3' >/dev/null
+
+setup: | $(PYTHON)
 	@$(SUDO) $(PYTHON) -m tools.setup
 
 test: setup
@@ -30,7 +36,7 @@ bench: setup
 proto: setup
 	@$(VENV)/bin/python -m tools.proto
 
-install:
+install: | $(PYTHON)
 	@$(SUDO) $(PYTHON) -m tools.install
 
 uninstall:

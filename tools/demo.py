@@ -50,7 +50,8 @@ def main() -> int:
         start = time.monotonic()
         done = subprocess.run(show, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode:
-            raise StepError(f"exit code {done.returncode}: {done.stderr.strip()}")
+            log = f"; the log is {LOG}" if address == SOCKET else ""
+            raise StepError(f"exit code {done.returncode}: {done.stderr.strip()}{log}")
         print(f"    kernel in the container: {done.stdout.strip()}")
         print(f"    kernel of this machine:  {platform.release()}")
         print(f"    seconds:                 {time.monotonic() - start:.1f}")
