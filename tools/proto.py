@@ -55,7 +55,9 @@ def render_stub(text: str) -> str:
         text,
         flags=re.MULTILINE,
     )
-    return re.sub(r"^import (\w+_pb2) as", r"from kata.rpc.pb import \1 as", text, flags=re.MULTILINE)
+    return re.sub(
+        r"^import (\w+_pb2) as", r"from kata.rpc.pb import \1 as", text, flags=re.MULTILINE
+    )
 
 
 def main() -> None:

@@ -127,6 +127,8 @@ class Host:
     def __init__(self, agent: AgentProcess, rootfs: Path) -> None:
         self.agent = agent
         self.rootfs = rootfs
+        # For storages and namespaces that live as long as the sandbox.
+        self.mounts_may_stay = False
         self._client = Client(frame.Channel.from_socket(agent.connect()))
         self._names = (f"p{number}" for number in itertools.count())
 

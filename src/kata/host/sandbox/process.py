@@ -76,6 +76,7 @@ class Process:
         except BaseException:
             self.start_told.set()
             self.finish(_SIGKILL_EXIT)
+            self.io.close()  # the engine waits for the end of streams nobody will write to
             raise
         self.io.begin(agent, self.container_id, self.exec_id)
 

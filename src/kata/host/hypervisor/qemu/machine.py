@@ -7,6 +7,8 @@ from kata.host.hypervisor.spec import VmSpec
 
 # Parts of q35 that no guest of ours has a driver for; each costs boot time when it is probed.
 _UNUSED_Q35 = ("sata=off", "smbus=off", "usb=off", "vmport=off", "hpet=off", "graphics=off")
+# Emulation keeps translated code in a buffer that may take 1 GiB when not told otherwise.
+_ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
 
 
 def machine_options(spec: VmSpec) -> list[Option]:
@@ -15,7 +17,7 @@ def machine_options(spec: VmSpec) -> list[Option]:
     The guest's memory is a shared file, because virtiofsd maps it; QEMU unlinks the file at once
     when it is given a folder, so a killed machine leaves none behind.
     """
-    board = [spec.machine_type, f"accel={spec.accelerator}", "memory-backend=ram"]
+    board = [spec.machine_type, "memory-backend=ram"]
     if spec.machine_type == "q35":
         board += _UNUSED_Q35
     if spec.machine_options:
@@ -30,6 +32,7 @@ def machine_options(spec: VmSpec) -> list[Option]:
         ("-nographic", ""),
         ("-no-reboot", ""),
         ("-machine", ",".join(board)),
+        ("-accel", _ACCELERATORS[spec.accelerator]),
         ("-cpu", ",".join(cpu)),
         ("-smp", str(spec.vcpus)),
         ("-m", f"{spec.memory_mib}M"),
