@@ -28,6 +28,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "src"
 RUN = "run/kata-containers"
 CGROUP = "/kata-guest-test"
 TIMEOUT_S = 30.0
+AGENT = (sys.executable, "-m", "kata.guest.main")
 NAMESPACES = ("pid", "ipc", "uts", "mount")
 MOUNTS = (
     {"destination": "/proc", "type": "proc", "source": "proc"},
@@ -62,8 +63,7 @@ class AgentProcess:
         }
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", START, "sh"]
-                + [sys.executable, "-m", "kata.guest.main"],
+                ["unshare", "--mount", "sh", "-c", START, "sh", *AGENT],
                 env=environment,
                 stderr=stderr,
             )
@@ -139,7 +139,7 @@ class Host:
         self,
         method: str,
         request: Message,
-        answer: type[Answer] = Empty,
+        answer: type[Answer] = Empty,  # type: ignore[assignment]
         timeout_s: float = TIMEOUT_S,
     ) -> Answer:
         return self._client.call(self._path(method), request, answer, timeout_s)

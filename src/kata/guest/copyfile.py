@@ -111,8 +111,10 @@ def _write_chunk(folder: int, name: str, request: CopyFileRequest) -> None:
     partial = partial_name(name)
     if request.offset == 0:
         _unlink(folder, partial)
-    create = os.O_CREAT | os.O_EXCL if request.offset == 0 else 0
-    fd = syscalls.openat2(folder, partial, os.O_WRONLY | create, 0o600, _RESOLVE)
+    flags, mode = os.O_WRONLY, 0
+    if request.offset == 0:
+        flags, mode = flags | os.O_CREAT | os.O_EXCL, 0o600
+    fd = syscalls.openat2(folder, partial, flags, mode, _RESOLVE)
     try:
         size = os.fstat(fd).st_size
         if request.offset > size:

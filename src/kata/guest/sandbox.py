@@ -55,6 +55,7 @@ class Sandbox:
         try:
             self._set_up(request)
         except BaseException:
+            self._namespaces.close()
             self._created = False
             raise
         self._log.info("sandbox created", sandbox=request.sandbox_id)
