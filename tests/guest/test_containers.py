@@ -314,3 +314,14 @@ def test_destroy_ends_the_agent_after_its_answer(agent: AgentProcess, rootfs: Pa
     assert agent.wait() == 0
     assert waiting._done.is_set()
     host.close()
+
+
+def test_program_that_cannot_be_run(host: Host, rootfs: Path) -> None:
+    program = rootfs / "tmp" / "broken"
+    program.write_bytes(b"\x7fELF broken")
+    program.chmod(0o755)
+    host.create("c1", host.spec("/tmp/broken"))
+    # As with crun itself: the start succeeds, and the process says why it ended.
+    host.start("c1")
+    assert host.wait("c1") == 1
+    assert b"Exec format error" in host.read_all("c1", method="ReadStderr")

@@ -38,9 +38,10 @@ def test_every_method_of_the_protocol_is_in_the_table() -> None:
     from kata.guest.guest import Guest
     from kata.guest.reaper import Reaper
 
+    log = Logger(lambda _: None)
     guest = Guest(is_ours=False)
     guest.set_ready()
-    table = Agent(guest, Reaper(), Logger(lambda _: None))._agent_methods()
+    table = Agent(guest, Reaper(log), log)._agent_methods()
     declared = re.findall(r"rpc (\w+)\((\w+)\)", PROTO.read_text())
     assert {name: kind.DESCRIPTOR.name for name, (kind, _) in table.items()} == dict(declared)
 

@@ -35,8 +35,10 @@ class AgentChannel(Channel):
 
     def write_frame(self, stream_id: int, kind: int, data: bytes, flags: int = 0) -> None:
         """See Channel."""
-        super().write_frame(stream_id, kind, data, flags)
-        self._guest.answered()
+        try:
+            super().write_frame(stream_id, kind, data, flags)
+        finally:
+            self._guest.answered()
 
 
 class Agent:

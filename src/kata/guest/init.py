@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 
 from kata.base import syscalls
 from kata.base.log import Logger
@@ -37,6 +38,8 @@ def main() -> None:
 
 
 def _run() -> None:
+    # Times are since the kernel's start.
+    started_s = time.monotonic()
     mounts.leave_initramfs()
     mounts.mount_first()
     block_signals()
@@ -45,11 +48,12 @@ def _run() -> None:
     log = Logger(sink.write)
     log.debug_enabled = options.get("agent.log") == "debug"
     guest = Guest(is_ours=True)
-    reaper = Reaper()
+    reaper = Reaper(log)
     agent = Agent(guest, reaper, log)
     uevents = ports.Uevents()
     guest.modules.load_boot()
     _serve(agent, guest, uevents, options.get("agent.server_addr", ""))
+    serving_s = time.monotonic()
     log_port = ports.find_port(ports.LOG)
     if log_port is not None:
         sink.redirect(os.open(log_port, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -57,7 +61,12 @@ def _run() -> None:
     reaper.start()
     _set_up(guest, log)
     agent.preload()
-    log.info("agent ready", uptime=files.read("/proc/uptime").split()[0])
+    log.info(
+        "agent ready",
+        started_s=f"{started_s:.3f}",
+        serving_s=f"{serving_s:.3f}",
+        ready_s=f"{time.monotonic():.3f}",
+    )
     signals.wait((signals.SIGTERM, signals.SIGPWR))
     agent.sandbox().destroy()
     os.sync()

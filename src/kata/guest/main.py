@@ -35,7 +35,7 @@ def main() -> int:
         return 1
     block_signals()
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    reaper = Reaper()
+    reaper = Reaper(log)
     reaper.start()
     guest = Guest(is_ours=False)
     guest.set_ready()

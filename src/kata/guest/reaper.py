@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kata.base.log import Logger
+
 # What the main thread and the reaper wait for, and what must not end the agent.
 _BLOCKED = (signals.SIGCHLD, signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGPWR)
 
@@ -32,7 +34,8 @@ def block_signals() -> None:
 class Reaper:
     """Collect exits on a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Logger) -> None:
+        self._log = log
         self._lock = threading.Lock()
         self._watched: dict[int, Exit] = {}
         self._unclaimed: dict[int, int] = {}
@@ -78,7 +81,10 @@ class Reaper:
                 return
             if pid == 0:
                 return
-            self._tell(pid, exit_status(status))
+            try:
+                self._tell(pid, exit_status(status))
+            except Exception as error:  # noqa: BLE001  # without this thread nobody ends
+                self._log.error("exit not told", exc=error, pid=pid)
 
     def _tell(self, pid: int, status: int) -> None:
         with self._lock:

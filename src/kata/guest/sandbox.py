@@ -141,6 +141,8 @@ class Sandbox:
     def _set_up(self, request: CreateSandboxRequest) -> None:
         for module in request.kernel_modules:
             self._guest.modules.probe(module.name, " ".join(module.parameters))
+        if request.guest_hook_path:
+            self._log.warning("guest hooks are not supported", path=request.guest_hook_path)
         self._namespaces.create(request.hostname)
         if self._guest.is_ours and request.hostname:
             set_hostname(request.hostname)

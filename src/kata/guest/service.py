@@ -95,11 +95,12 @@ class AgentService:
             )
         if request.sandbox_pidns:
             raise _no_shared_pids()
-        if request.devices:
-            raise KataError(
-                f"create container {request.container_id}: devices are not supported yet",
-                Code.UNIMPLEMENTED,
-            )
+        for name in ("devices", "shared_mounts"):
+            if getattr(request, name):
+                raise KataError(
+                    f"create container {request.container_id}: {name} are not supported yet",
+                    Code.UNIMPLEMENTED,
+                )
         self._sandbox.create_container(
             request.container_id, request.exec_id, request.storages, render_message(request.OCI)
         )
@@ -150,7 +151,7 @@ class AgentService:
 
     def _wait_process(self, request: pb.WaitProcessRequest) -> Message:
         status = self._process(request).wait()
-        self._container(request.container_id).forget_finished(request.exec_id)
+        self._forget_finished(request)
         return pb.WaitProcessResponse(status=status)
 
     def _write_stdin(self, request: pb.WriteStreamRequest) -> Message:
@@ -240,7 +241,7 @@ class AgentService:
         try:
             self._container(request.container_id).forget_finished(request.exec_id)
         except KataError:
-            pass  # the container was removed while its last output was read
+            pass  # the container was removed meanwhile
 
 
 # In the protocol, and not in this agent yet.
