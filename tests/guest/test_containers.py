@@ -174,6 +174,18 @@ def test_signal_reaches_the_first_process(host: Host) -> None:
     assert host.wait("c1") == 9
 
 
+def test_only_a_kill_is_for_all(host: Host) -> None:
+    host.run("c1", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
+    host.execute("c1", "e1", "sleep", "1000")
+    host.read_until("ready", "c1")
+    host.execute("c1", "e2", "sh", "-c", "trap 'echo heard' TERM; echo ready; cat")
+    host.read_until("ready", "c1", "e2")
+    host.signal(signal.SIGTERM, "c1")
+    assert host.wait("c1") == 9
+    assert host.wait("c1", "e1") == 137  # its namespace's first process has ended
+    assert b"heard" not in host.read_all("c1", "e2")
+
+
 def test_kill_of_all(host: Host) -> None:
     host.run("c1", "sleep", "1000")
     host.execute("c1", "e1", "sleep", "1000")

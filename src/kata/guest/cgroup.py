@@ -56,15 +56,3 @@ def kill(path: str) -> None:
     except (FileNotFoundError, OSError) as error:
         if not isinstance(error, FileNotFoundError) and error.errno != 19:  # ENODEV: being removed
             raise
-
-
-def pids(path: str) -> list[int]:
-    """Return the pids of every process in the cgroup and below it."""
-    found: list[int] = []
-    for folder, _, _ in os.walk(path):
-        try:
-            text = files.find(f"{folder}/cgroup.procs") or ""
-        except OSError:
-            continue  # removed since it was listed
-        found += [int(line) for line in text.split()]
-    return found

@@ -130,20 +130,14 @@ class Container:
             del self._execs[exec_id]
         process.close()
 
-    def signal_all(self, number: int) -> None:
-        """Send a signal to every process of the container; one that has stopped is no error."""
+    def kill_all(self) -> None:
+        """Kill every process of the container; one that has stopped is no error."""
         if self._machine.state == states.STOPPED:
             return
-        if not self.cgroup:
-            self._signal_by_runtime(number)
-        elif number == signals.SIGKILL:
+        if self.cgroup:
             cgroup.kill(self.cgroup)
         else:
-            for pid in cgroup.pids(self.cgroup):
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    pass
+            self._kill_by_runtime()
 
     def pause(self) -> None:
         """Freeze the processes; returns when they stand still."""
@@ -178,7 +172,7 @@ class Container:
         DEADLINE_EXCEEDED; the call may then be made again.
         """
         with self._operation:
-            self.signal_all(signals.SIGKILL)
+            self.kill_all()
             limit_s = timeout_s or KILL_TIMEOUT_S
             if self._init.pid and self._init.exit.wait(limit_s) is None:
                 raise KataError(
@@ -221,12 +215,12 @@ class Container:
                 )
             self._execs[exec_id] = None
 
-    def _signal_by_runtime(self, number: int) -> None:
+    def _kill_by_runtime(self) -> None:
         try:
-            self._runtime.kill_all(self.id, number)
+            self._runtime.kill_all(self.id)
         except KataError:
-            if self._machine.state != states.STOPPED:
-                self._init.signal(number)
+            # Without cgroups; the others end with the first process of their pid namespace.
+            self._init.signal(signals.SIGKILL)
 
     def _on_exit(self, status: int) -> None:
         if self._observe is not None:

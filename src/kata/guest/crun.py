@@ -73,9 +73,9 @@ class Crun(Runtime):
             os.unlink(process_file)
         return pid
 
-    def kill_all(self, container_id: str, signal: int) -> None:
+    def kill_all(self, container_id: str) -> None:
         """See Runtime."""
-        self._run("kill", ["--all", container_id, str(signal)])
+        self._run("kill", ["--all", container_id, "KILL"])
 
     def pause(self, container_id: str) -> None:
         """See Runtime."""

@@ -38,8 +38,8 @@ class Runtime:
         """
         raise _unsupported("exec")
 
-    def kill_all(self, container_id: str, signal: int) -> None:
-        """Send a signal to every process of the container."""
+    def kill_all(self, container_id: str) -> None:
+        """Send SIGKILL to every process of the container."""
         raise _unsupported("kill")
 
     def pause(self, container_id: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kata.base.errors import Code, KataError
 from kata.base.ids import check_id
+from kata.guest import signals
 from kata.oci.render import render_message
 from kata.rpc.pb import agent_pb2 as pb
 from kata.rpc.pb.empty_pb2 import Empty
@@ -142,11 +143,11 @@ class AgentService:
 
     def _signal_process(self, request: pb.SignalProcessRequest) -> Message:
         container = self._container(request.container_id)
-        # As upstream: without an exec id the signal is for every process of the container.
-        if request.exec_id:
-            container.get_process(request.exec_id).signal(request.signal)
+        # As upstream: a kill that names no process is for every process of the container.
+        if not request.exec_id and request.signal == signals.SIGKILL:
+            container.kill_all()
         else:
-            container.signal_all(request.signal)
+            container.get_process(request.exec_id).signal(request.signal)
         return Empty()
 
     def _wait_process(self, request: pb.WaitProcessRequest) -> Message:
