@@ -98,7 +98,12 @@ class Container:
         strip_labels(spec)
         message = convert_process(spec)
         message.Terminal = process.io.terminal
-        process.start(agent, lambda: agent.exec_process(self.id, process.exec_id, message))
+
+        def run() -> None:
+            process.io.open()
+            agent.exec_process(self.id, process.exec_id, message)
+
+        process.start(agent, run)
 
     def get_process(self, exec_id: str) -> Process:
         """Return a process by its exec id (empty: the container's own); NOT_FOUND without."""

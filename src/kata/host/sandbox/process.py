@@ -22,6 +22,9 @@ class ProcessIo(Protocol):
 
     terminal: bool
 
+    def open(self) -> None:
+        """Open the streams; on failure nothing stays open."""
+
     def begin(self, agent: Agent, container_id: str, exec_id: str) -> None:
         """Start copying."""
 

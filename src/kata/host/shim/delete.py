@@ -7,8 +7,7 @@ import sys
 import time
 
 from kata.base.ids import check_id
-from kata.host.sandbox.cleanup import clean_up
-from kata.host.share.layout import unmount_below
+from kata.host.sandbox.cleanup import clean_up, unmount_rootfs
 from kata.host.shim import address
 from kata.host.shim.events import to_timestamp
 from kata.rpc.pb import task_pb2
@@ -24,10 +23,10 @@ _EXIT_STATUS = 137
 def delete(arguments: Arguments) -> None:
     """End everything a sandbox left and tell containerd how its task ended."""
     check_id("container", arguments.id)
-    for failure in clean_up(arguments.id):
-        print(f"clean up {arguments.id}: {failure}", file=sys.stderr)
-    unmount_below(os.path.join(arguments.bundle, "rootfs"))
     path = address.socket_path(arguments.address, arguments.namespace, arguments.id)
+    for failure in clean_up(arguments.id, owner=path):
+        print(f"clean up {arguments.id}: {failure}", file=sys.stderr)
+    unmount_rootfs(arguments.bundle)
     if os.path.exists(path) and not address.is_answering(path):
         os.unlink(path)
     response = task_pb2.DeleteResponse(

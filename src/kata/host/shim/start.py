@@ -37,6 +37,9 @@ def start(arguments: Arguments) -> None:
     if os.read(reader, 1) != b"1":
         os.unlink(path)
         raise KataError("start shim: the daemon ended at once; see the log", Code.INTERNAL)
+    # containerd 1.6 finds a running shim again by this file.
+    with open("address", "w") as file:
+        file.write(f"unix://{path}")
     sys.stdout.write(bootstrap)
     sys.stdout.flush()
 

@@ -37,14 +37,16 @@ class StdioSpec:
 
 
 class TaskIo:
-    """The host's ends of one process's streams.  Opens them at once, copies from ``begin`` on."""
+    """The host's ends of one process's streams: opened, copied from ``begin`` on, closed."""
 
     def __init__(
         self, spec: StdioSpec, owner: tuple[str, str], spawner: Spawner, log: Logger
     ) -> None:
-        """Open what ``spec`` names for ``owner`` (namespace, container id)."""
+        """Take the streams of ``spec`` for ``owner`` (namespace, container id)."""
         self.terminal = spec.terminal
         self.spec = spec
+        self._owner = owner
+        self._spawner = spawner
         self._log = log
         self._plugin: LoggerPlugin | None = None
         self._wake_read, self._wake_write = os.pipe()
@@ -53,9 +55,18 @@ class TaskIo:
         self._pumps: list[threading.Thread] = []
         self._progress = time.monotonic()
         self._stdin = self._keeper = -1
+        self._input_ended = False
         self._outputs: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Open the streams.
+
+        An exec's are opened when it is started, not when it is registered: until then ctr cannot
+        tell the end of an input that is empty.
+        """
         try:
-            self._open(owner, spawner)
+            self._open_input()
+            self._open_outputs()
         except BaseException:
             self.close()
             raise
@@ -71,6 +82,7 @@ class TaskIo:
     def close_stdin(self) -> None:
         """Let go of our own writing end: the input ends when its last writer leaves."""
         with self._lock:
+            self._input_ended = True
             if self._keeper >= 0:
                 os.close(self._keeper)
                 self._keeper = -1
@@ -103,15 +115,23 @@ class TaskIo:
             self._pumps.append(thread)
         thread.start()
 
-    def _open(self, owner: tuple[str, str], spawner: Spawner) -> None:
-        if self.spec.stdin:
-            path = urlsplit(self.spec.stdin).path
-            self._stdin = _open_path(path, os.O_RDONLY | os.O_NONBLOCK)
-            self._keeper = _open_path(path, os.O_WRONLY | os.O_NONBLOCK)
+    def _open_input(self) -> None:
+        if not self.spec.stdin:
+            return
+        path = urlsplit(self.spec.stdin).path
+        self._stdin = _open_path(path, os.O_RDONLY | os.O_NONBLOCK)
+        keeper = _open_path(path, os.O_WRONLY | os.O_NONBLOCK)
+        with self._lock:
+            if self._input_ended:
+                os.close(keeper)
+            else:
+                self._keeper = keeper
+
+    def _open_outputs(self) -> None:
         if urlsplit(self.spec.stdout).scheme == "binary":
             uri = urlsplit(self.spec.stdout)
             arguments = [part for pair in parse_qsl(uri.query, True) for part in pair if part]
-            self._plugin = LoggerPlugin([uri.path, *arguments], owner, spawner)
+            self._plugin = LoggerPlugin([uri.path, *arguments], self._owner, self._spawner)
             self._outputs = {"Stdout": self._plugin.stdout, "Stderr": self._plugin.stderr}
             return
         for stream, uri_text in (("Stdout", self.spec.stdout), ("Stderr", self.spec.stderr)):

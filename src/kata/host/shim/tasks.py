@@ -227,6 +227,7 @@ class Tasks:
             ContainerRequest(request.id, request.bundle, spec, request.rootfs), io, self._log
         )
         try:
+            io.open()
             sandbox.boot(os.getpid(), self._on_machine_lost)
             container.prepare(planned, sandbox.mounts_folder)
             sandbox.wait_ready(str(spec.get("hostname") or ""))

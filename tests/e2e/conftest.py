@@ -1,0 +1,54 @@
+"""A containerd for all tests of a session, a long-running container for those that can share one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.containerd import Containerd
+from tests.support.leaks import assert_nothing_new, take_inventory
+from tools import busybox_image
+
+# Paths of sockets are limited to 108 bytes, so not below pytest's own folder.
+FOLDER_PREFIX = "kata-e2e-"
+
+
+@pytest.fixture(scope="session")
+def image_archive(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An OCI archive of busybox."""
+    return busybox_image.cached_image(str(tmp_path_factory.mktemp("image")))
+
+
+@pytest.fixture(scope="session")
+def containerd(image_archive: str) -> Iterator[Containerd]:
+    """Debian's containerd, running, with the busybox image."""
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
+        daemon = Containerd(Path(folder))
+        daemon.start()
+        daemon.ctr("image", "import", image_archive)
+        yield daemon
+        daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_name(containerd: Containerd) -> Iterator[str]:
+    """A running container that tests use and do not change."""
+    name = "shared"
+    containerd.start_container(name, "sleep", "1000000")
+    yield name
+    containerd.remove(name)
+
+
+@pytest.fixture
+def name(containerd: Containerd, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A container's name; whatever the test leaves is removed, and nothing else may be left."""
+    before = take_inventory()
+    container = (
+        request.node.name.split("[")[0].replace("test_", "").replace("_", "-")[:40].strip("-")
+    )
+    yield container
+    containerd.remove(container)
+    assert_nothing_new(before)

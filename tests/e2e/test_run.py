@@ -1,0 +1,121 @@
+"""Run containers through a real containerd: the main road."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.containerd import RUNTIME, Containerd
+from tests.support.leaks import find_processes
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("runtime", [RUNTIME, "io.containerd.run.kata.v2"])
+def test_kernel_is_the_guests(containerd: Containerd, name: str, runtime: str) -> None:
+    done = containerd.run(name, "uname", "-r", runtime=runtime)
+    kernel = done.stdout.decode().strip()
+    assert kernel.endswith("-cloud-amd64")
+    assert kernel != platform.release()
+
+
+def test_processes_of_a_sandbox(containerd: Containerd, name: str) -> None:
+    containerd.start_container(name, "sleep", "1000")
+    listed = containerd.ctr("container", "ls").stdout.decode()
+    row = next(line for line in listed.splitlines() if line.startswith(name))
+    assert row.split()[-1] == RUNTIME
+    programs = sorted({line.split()[1] for line in find_processes(name)})
+    assert programs == ["containerd-shim-kata-v2", "qemu-system-x86_64", "virtiofsd"]
+    inside = containerd.exec(name, "ps", "-o", "args").stdout.decode().splitlines()
+    assert inside == ["COMMAND", "sleep 1000", "ps -o args"]
+
+
+def test_exit_codes_of_the_container(containerd: Containerd, name: str) -> None:
+    done = containerd.run(name, "sh", "-c", "exit 42", check=False)
+    assert done.returncode == 42
+
+
+def test_killed_by_signal_is_128_plus_signal(containerd: Containerd, name: str) -> None:
+    done = containerd.run(name, "sh", "-c", "sh -c 'kill -SEGV $$'; exit $?", check=False)
+    assert done.returncode == 128 + 11
+
+
+def test_every_exit_code_of_an_exec(containerd: Containerd, shared_name: str) -> None:
+    codes = [0, 1, 2, 3, 42, 77, 100, 125, 126, 127, 128, 129, 137, 143, 200, 254, 255]
+
+    def run(code: int) -> int:
+        return containerd.exec(shared_name, "sh", "-c", f"exit {code}", check=False).returncode
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, codes)) == codes
+
+
+def test_stdout_and_stderr_are_separate(containerd: Containerd, name: str) -> None:
+    done = containerd.run(name, "sh", "-c", "echo out; echo err >&2; printf tail")
+    assert (done.stdout, done.stderr) == (b"out\ntail", b"err\n")
+
+
+def test_environment_and_cwd(containerd: Containerd, name: str) -> None:
+    flags = ["--env", "FOO=b=r", "--cwd", "/tmp"]
+    done = containerd.run(name, "sh", "-c", 'echo "$FOO"; pwd', flags=flags)
+    assert done.stdout == b"b=r\n/tmp\n"
+
+
+def test_user_of_an_exec_owns_its_streams(containerd: Containerd, shared_name: str) -> None:
+    script = "id -u; id -g; echo to-stderr > /dev/stderr"
+    flags = ["--user", "65534:65534", "--cwd", "/tmp"]
+    done = containerd.exec(shared_name, "sh", "-c", script, flags=flags)
+    assert done.stdout == b"65534\n65534\n"
+    assert done.stderr == b"to-stderr\n"
+
+
+def test_host_folder_is_shared(
+    containerd: Containerd, name: str, tmp_path: os.PathLike[str]
+) -> None:
+    with open(os.path.join(tmp_path, "in"), "w") as file:
+        file.write("from the host")
+    mount = f"type=bind,src={tmp_path},dst=/mnt,options=rbind:rw"
+    script = "cat /mnt/in; echo from the guest > /mnt/out"
+    done = containerd.run(name, "sh", "-c", script, flags=["--mount", mount])
+    assert done.stdout == b"from the host"
+    with open(os.path.join(tmp_path, "out")) as file:
+        assert file.read() == "from the guest\n"
+
+
+def test_read_only_mount_is_read_only(
+    containerd: Containerd, name: str, tmp_path: os.PathLike[str]
+) -> None:
+    mount = f"type=bind,src={tmp_path},dst=/mnt,options=rbind:ro"
+    done = containerd.run(name, "touch", "/mnt/x", flags=["--mount", mount], check=False)
+    assert b"Read-only file system" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_dmesg_shows_the_guests_log(containerd: Containerd, shared_name: str) -> None:
+    assert b"Linux version" in containerd.exec(shared_name, "dmesg").stdout
+
+
+def test_five_containers_at_once(containerd: Containerd, name: str) -> None:
+    def run(number: int) -> bytes:
+        return containerd.run(f"{name}-{number}", "echo", str(number)).stdout
+
+    with ThreadPoolExecutor(5) as pool:
+        assert list(pool.map(run, range(5))) == [f"{n}\n".encode() for n in range(5)]
+
+
+def test_output_without_reader_does_not_stop_the_container(
+    containerd: Containerd, name: str
+) -> None:
+    command = containerd.command(
+        "run", "--runtime", RUNTIME, "--rm", "docker.io/library/busybox:latest", name,
+        "sh", "-c", "echo ready; sleep 1; echo more",
+    )  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        running.kill()
+    containerd.wait_status(name, "STOPPED")

@@ -1,0 +1,48 @@
+"""What sandboxes could leave on a host, taken before and after a test."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from kata.base.mountinfo import list_mount_points
+
+_PROGRAMS = ("qemu-system-x86_64", "virtiofsd", "containerd-shim-kata-v2")
+
+
+def take_inventory() -> set[str]:
+    """Return every process, mount, socket and file of sandboxes, as readable lines."""
+    found = {f"process {line}" for line in find_processes()}
+    for folder in ("/run/kata", "/run/kata-containers/shared/sandboxes", "/run/containerd/s"):
+        path = Path(folder)
+        if path.is_dir():
+            found |= {f"file {entry}" for entry in path.iterdir() if entry.name != "kvm-probe"}
+    found |= {f"file {entry}" for entry in Path("/dev/shm").iterdir()}
+    found |= {f"mount {point}" for point in list_mount_points() if "kata" in point}
+    return found
+
+
+def find_processes(sandbox: str = "") -> list[str]:
+    """Return ``pid program`` of the processes that belong to sandboxes (or to one of them)."""
+    lines = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended meanwhile
+        names = [os.path.basename(os.fsdecode(word)) for word in argv[:3]]
+        program = next((name for name in names if name in _PROGRAMS), "")
+        if program and (not sandbox or any(sandbox in os.fsdecode(word) for word in argv)):
+            lines.append(f"{entry.name} {program}")
+    return lines
+
+
+def assert_nothing_new(before: set[str], timeout_s: float = 5.0) -> None:
+    """Fail if anything is there that was not before; what is on its way out gets a moment."""
+    deadline = time.monotonic() + timeout_s
+    while left := take_inventory() - before:
+        assert time.monotonic() < deadline, f"left behind: {sorted(left)}"
+        time.sleep(0.1)
