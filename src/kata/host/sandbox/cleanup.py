@@ -6,20 +6,27 @@ are folders that served as mount points, the state folder, and perhaps processes
 
 from __future__ import annotations
 
+import os
+
 from kata.base.errors import KataError, describe_error
 from kata.base.processes import read_start_time
 from kata.host.sandbox import record
 from kata.host.share import layout
 
 
-def clean_up(sandbox_id: str) -> list[str]:
-    """End a sandbox's processes and remove its folders; returns what did not work."""
+def clean_up(sandbox_id: str, owner: str = "") -> list[str]:
+    """End a sandbox's processes and remove its folders; returns what did not work.
+
+    With ``owner``, a sandbox of that id whose record names another owner is left alone.
+    """
     failures: list[str] = []
     try:
         found = record.load_record(sandbox_id)
     except KataError as error:
         failures.append(describe_error(error))
         found = None
+    if found is not None and owner and found.owner != owner:
+        return []
     if found is not None:
         failures += record.end_recorded_processes(found)
     base = layout.shared_paths(sandbox_id).base
@@ -31,6 +38,11 @@ def clean_up(sandbox_id: str) -> list[str]:
     except (KataError, OSError) as error:
         failures.append(describe_error(error))
     return failures
+
+
+def unmount_rootfs(bundle: str) -> None:
+    """Unmount what an engine or a shim mounted as a bundle's root file system."""
+    layout.unmount_below(os.path.join(bundle, "rootfs"))
 
 
 def is_orphaned(sandbox_id: str) -> bool:

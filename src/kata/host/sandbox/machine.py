@@ -6,9 +6,7 @@ Starts them side by side, tells why when one of them fails, and says when one di
 from __future__ import annotations
 
 import os
-import select
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from kata.host.hypervisor.qemu.driver import Qemu
 from kata.host.hypervisor.spec import VmSpec
 from kata.host.sandbox import vsock
 from kata.host.sandbox.agent import Agent
+from kata.host.sandbox.guard import Guard
 from kata.host.sandbox.observer import Observer
 from kata.host.sandbox.record import RecordFile
 from kata.host.sandbox.undo import UndoStack
@@ -28,9 +27,6 @@ from kata.host.share.layout import SharedFolderPaths
 from kata.host.share.virtiofsd import ShareSpec, start_share
 from kata.rpc.client import Client
 from kata.rpc.frame import Channel
-
-# How long a process may take to vanish after its connection has: then it is the cause.
-_SETTLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Machine:
         self._vm: Child | None = None
         self._share: Child | None = None
         self._client: Client | None = None
-        self._stopping = threading.Event()
+        self._guard: Guard | None = None
         self.agent: Agent
 
     def start(self, spec: VmSpec, shared: SharedFolderPaths) -> None:
@@ -78,6 +74,7 @@ class Machine:
         self._observer.watch("qemu", streams.stderr_fd)
         self._observer.watch("console", streams.console_fd, f"{folder}/console.log")
         self._observer.watch("agent", streams.agent_log_fd, f"{folder}/agent.log")
+        self._guard = Guard(self._vm, self._share, self._observer)
         if streams.agent_fd >= 0:
             self._connect(socket.socket(fileno=streams.agent_fd))
 
@@ -94,7 +91,7 @@ class Machine:
 
     def explain(self, action: str, error: KataError) -> KataError:
         """Return the error to show for a failed action: the cause, if the machine has died."""
-        cause = self._find_cause()
+        cause = self._guard.find_cause() if self._guard is not None else ""
         if cause:
             return KataError(f"{action}: {cause}", Code.UNAVAILABLE)
         if error.code == Code.DEADLINE_EXCEEDED and action == "start virtual machine":
@@ -110,13 +107,20 @@ class Machine:
         """Return QEMU's pid, which stands for every process of the guest."""
         return self._vm.pid if self._vm else 0
 
-    def watch(self, on_lost: Callable[[str], None]) -> None:
-        """Call ``on_lost`` with the cause, on a thread of its own, when the machine dies."""
-        threading.Thread(target=self._watch, args=(on_lost,), name="watch", daemon=True).start()
+    def call_when_lost(self, on_lost: Callable[[str], None]) -> None:
+        """Call ``on_lost`` with the cause when the machine dies unexpectedly, or now if it has."""
+        if self._guard is not None:
+            self._guard.call_when_lost(on_lost)
 
     def expect_end(self) -> None:
         """Take the machine's end from now on for what was wanted."""
-        self._stopping.set()
+        if self._guard is not None:
+            self._guard.expect_end()
+
+    def kill(self) -> None:
+        """End the machine at once; whoever waits for its agent gets an error."""
+        if self._vm is not None:
+            self._vm.kill()
 
     def _start_share(self, shared: SharedFolderPaths) -> int:
         hypervisor = self._context.config.hypervisor
@@ -144,31 +148,6 @@ class Machine:
 
     def _is_alive(self) -> bool:
         return self._vm is not None and self._vm.wait(0) is None
-
-    def _watch(self, on_lost: Callable[[str], None]) -> None:
-        children = [child for child in (self._vm, self._share) if child is not None]
-        poller = select.poll()
-        for child in children:
-            poller.register(child, select.POLLIN)
-        poller.poll()
-        if not self._stopping.is_set():
-            on_lost(self._find_cause() or "the virtual machine has ended")
-
-    def _find_cause(self) -> str:
-        if self._share is not None and (status := self._share.wait(0)) is not None:
-            return f"virtiofsd {_ended(status)}{self._last_words('virtiofsd')}"
-        if self._vm is None or (status := self._vm.wait(_SETTLE_S)) is None:
-            return ""
-        time.sleep(0.05)  # let the observer read what the machine said last
-        if status != 0:
-            return f"QEMU {_ended(status)}{self._last_words('qemu')}"
-        return (
-            "the guest powered off or its kernel panicked"
-            f"{_quoted('console', self._observer.tail('console'))}"
-        )
-
-    def _last_words(self, stream: str) -> str:
-        return _quoted("its last words", self._observer.tail(stream))
 
 
 def check_assets(spec: VmSpec) -> None:
@@ -200,10 +179,6 @@ def check_assets(spec: VmSpec) -> None:
             Code.RESOURCE_EXHAUSTED,
             "free or enlarge it, or lower default_memory in [hypervisor.qemu]",
         )
-
-
-def _ended(status: int) -> str:
-    return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
 
 
 def _quoted(what: str, text: str) -> str:

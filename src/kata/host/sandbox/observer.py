@@ -51,6 +51,7 @@ class Observer:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._tails: dict[str, bytes] = {}
+        self._ends: dict[str, threading.Event] = {}
         self._wake_read, self._wake_write = os.pipe()
         self._closing = False
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
@@ -62,6 +63,7 @@ class Observer:
     ) -> None:
         """Collect a stream: its tail, its content in ``path``, its pieces to ``on_data``."""
         self._tails[name] = b""
+        self._ends[name] = threading.Event()
         file = BoundedFile(path) if path else None
         self._selector.register(fd, selectors.EVENT_READ, (name, file, on_data))
         os.write(self._wake_write, b"x")
@@ -70,6 +72,11 @@ class Observer:
         """Return the end of a stream, without control characters but line ends."""
         text = self._tails.get(name, b"").decode("utf-8", "replace").replace("\r", "")
         return "".join(c for c in text if c.isprintable() or c in "\n\t").strip()
+
+    def wait_end(self, name: str, timeout_s: float) -> bool:
+        """Wait until a stream has ended; returns whether it has."""
+        end = self._ends.get(name)
+        return end is None or end.wait(timeout_s)
 
     def close(self) -> None:
         """Stop reading and close everything; what had arrived is in the files."""
@@ -114,3 +121,4 @@ class Observer:
             os.close(key.fd)
             if file is not None:
                 file.close()
+            self._ends[name].set()

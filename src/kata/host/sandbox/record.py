@@ -28,10 +28,15 @@ class ProcessEntry:
 
 @dataclass(slots=True)
 class Record:
-    """The state folder's content."""
+    """The state folder's content.
+
+    ``owner`` is the address of the shim: sandboxes of different engines, or of different
+    namespaces of one, can have the same id, and only one of them can be at a time.
+    """
 
     sandbox_id: str
     version: int = VERSION
+    owner: str = ""
     processes: list[ProcessEntry] = field(default_factory=list)
 
 
@@ -43,8 +48,9 @@ class RecordFile:
         self._lock = threading.Lock()
         self._record = Record(sandbox_id)
 
-    def create(self) -> None:
+    def create(self, owner: str) -> None:
         """Make the state folder; ALREADY_EXISTS when the sandbox has one."""
+        self._record.owner = owner
         os.makedirs(ROOT, mode=0o700, exist_ok=True)
         try:
             os.mkdir(self.folder, mode=0o700)
@@ -82,11 +88,12 @@ def load_record(sandbox_id: str) -> Record | None:
                 Code.FAILED_PRECONDITION,
             )
         entries = [ProcessEntry(**entry) for entry in document["processes"]]
+        owner = str(document["owner"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise KataError(f"read {path}: {error}", Code.DATA_LOSS) from error
-    return Record(sandbox_id, VERSION, entries)
+    return Record(sandbox_id, VERSION, owner, entries)
 
 
 def end_recorded_processes(record: Record) -> list[str]:

@@ -39,7 +39,7 @@ class Sandbox:
         self._machine: Machine | None = None
         self._stop_lock = threading.Lock()
         self._stopped = False
-        self._booted = threading.Event()
+        self._aborted = False
 
     @property
     def agent(self) -> Agent:
@@ -48,16 +48,16 @@ class Sandbox:
             raise KataError(f"use sandbox {self.id}: its machine has ended", Code.UNAVAILABLE)
         return self._machine.agent
 
-    def boot(self, own_pid: int, on_lost: Callable[[str], None]) -> None:
+    def boot(self, own_pid: int, owner: str) -> None:
         """Start the machine; the guest goes on booting when this returns.
 
-        ``on_lost`` is called with the cause when the machine dies later.  After a failure the
-        caller calls ``stop``.
+        ``owner`` is what others must show to clean up after us (see RecordFile).  After a failure
+        the caller calls ``stop``.
         """
         started = time.monotonic()
         if is_orphaned(self.id):
             self._log.warning("leftovers of a killed shim removed", failures=clean_up(self.id))
-        self._record.create()
+        self._record.create(owner)
         self._undo.push("state folder", self._record.remove)
         self._record.add_process("shim", own_pid, read_start_time(own_pid) or 0)
         accelerator = choose_accelerator(self._config.hypervisor.accel, ROOT)
@@ -70,7 +70,8 @@ class Sandbox:
         context = MachineContext(self._config, self._log, self._spawner, self._record, self._undo)
         self._machine = Machine(context)
         self._machine.start(self._spec, self._shared)
-        self._on_lost = on_lost
+        if self._aborted:
+            raise KataError(f"start sandbox {self.id}: it is not wanted any more", Code.ABORTED)
         self._log.info("machine started", ms=_since(started), pid=self._machine.pid())
 
     def wait_ready(self, hostname: str) -> None:
@@ -91,7 +92,6 @@ class Sandbox:
             options=["nodev"],
         )
         self.call("set up guest", lambda: machine.agent.create_sandbox(request))
-        machine.watch(self._on_lost)
         self._log.info("sandbox ready", ms=_since(started))
 
     def call(self, action: str, request: Callable[[], None]) -> None:
@@ -102,6 +102,16 @@ class Sandbox:
             if error.code != Code.UNAVAILABLE:
                 raise
             raise self._get_machine().explain(action, error) from error
+
+    def call_when_lost(self, on_lost: Callable[[str], None]) -> None:
+        """Call ``on_lost`` with the cause when the machine dies unexpectedly, or now if it has."""
+        self._get_machine().call_when_lost(on_lost)
+
+    def abort(self) -> None:
+        """End a machine that is being started; its starter gets an error and stops the sandbox."""
+        self._aborted = True
+        if self._machine is not None:
+            self._machine.kill()
 
     @property
     def mounts_folder(self) -> str:

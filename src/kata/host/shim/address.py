@@ -41,6 +41,14 @@ def listen(path: str) -> socket.socket:
     return sock
 
 
+def remove(path: str) -> None:
+    """Remove a socket, if it is still there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # somebody cleaned up before us
+
+
 def is_answering(path: str) -> bool:
     """Return whether something accepts connections at ``path``."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -8,43 +8,46 @@ import socket
 import threading
 
 from kata.base import syscalls
+from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.base.processes import Spawner
+from kata.host.shim import address
 from kata.host.shim.events import Publisher
 from kata.host.shim.service import SERVICE_NAMES, TaskService
-from kata.host.shim.tasks import Tasks
+from kata.host.shim.tasks import ShimIdentity, Tasks
 from kata.rpc.frame import Channel
 from kata.rpc.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kata.host.shim.main import Arguments
 
 # The last event has to reach containerd before the process ends.
 _LAST_EVENTS_S = 5.0
 
 
-def serve(arguments: Arguments, listener: socket.socket, path: str, ready_fd: int) -> None:
-    """Serve until containerd shuts the shim down.  Does not return before."""
+def serve(
+    arguments: Arguments, listener: socket.socket, path: str, on_ready: Callable[[], None]
+) -> None:
+    """Serve until containerd shuts the shim down; ``on_ready`` is called when requests can come."""
     log = Logger(LogSink("log").write, sandbox=arguments.id, pid=os.getpid())
     log.debug_enabled = "debug" in arguments.switches
     _isolate_mounts()
     _ignore_signals()
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
-    tasks = Tasks(arguments.namespace, publisher, Spawner(), log)
+    identity = ShimIdentity(arguments.namespace, path)
+    tasks = Tasks(identity, publisher, Spawner(), log)
     ended = threading.Event()
     service = TaskService(tasks, ended.set)
     server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log)
     threading.Thread(target=_accept, args=(listener, server), name="accept", daemon=True).start()
-    os.write(ready_fd, b"1")
-    os.close(ready_fd)
+    on_ready()
     ended.wait()
     tasks.stop()
     publisher.close(_LAST_EVENTS_S)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass  # somebody cleaned up before us
+    address.remove(path)
     log.info("shim ends")
 
 
@@ -70,7 +73,14 @@ class LogSink:
 def _isolate_mounts() -> None:
     """Leave the host's mount namespace: what is mounted here ends with this process."""
     syscalls.unshare(syscalls.CLONE_NEWNS)
-    syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+    try:
+        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+    except OSError as error:
+        raise KataError(
+            f"separate mounts from the host's: make / a slave: {error.strerror}",
+            Code.FAILED_PRECONDITION,
+            "start the engine where / is a mount point",
+        ) from error
 
 
 def _ignore_signals() -> None:

@@ -8,13 +8,19 @@ from __future__ import annotations
 import os
 import sys
 
-from kata.base.errors import Code, KataError
+from kata.base.errors import Code, KataError, describe_error
 from kata.base.ids import check_id
 from kata.host.shim import address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
+
     from kata.host.shim.main import Arguments
+
+_READY = b"\x01"
+# A pipe takes this at once (PIPE_BUF), and a reason longer than this helps nobody.
+_MESSAGE_BYTES = 4096
 
 
 def start(arguments: Arguments) -> None:
@@ -27,21 +33,45 @@ def start(arguments: Arguments) -> None:
     if os.fork() == 0:
         os.close(reader)
         _become_daemon()
-        from kata.host.shim.daemon import serve
-
-        serve(arguments, listener, path, ready_fd=writer)
-        os._exit(0)
+        os._exit(_run_daemon(arguments, listener, path, ReadyPipe(writer)))
     os.close(writer)
     # The daemon is in a mount namespace of its own, and in no state that could fail, before
     # containerd hears of it.
-    if os.read(reader, 1) != b"1":
-        os.unlink(path)
-        raise KataError("start shim: the daemon ended at once; see the log", Code.INTERNAL)
+    word = os.read(reader, _MESSAGE_BYTES)
+    if word != _READY:
+        address.remove(path)
+        reason = word.decode("utf-8", "replace") or "the daemon was killed"
+        raise KataError(f"start shim: {reason}", Code.INTERNAL)
     # containerd 1.6 finds a running shim again by this file.
     with open("address", "w") as file:
         file.write(f"unix://{path}")
     sys.stdout.write(bootstrap)
     sys.stdout.flush()
+
+
+class ReadyPipe:
+    """Tells the starting process, once, how the daemon's start went.  Owns its descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def tell(self, word: bytes = _READY) -> None:
+        """Say that the daemon serves, or why it does not."""
+        if self._fd >= 0:
+            os.write(self._fd, word)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _run_daemon(arguments: Arguments, listener: socket.socket, path: str, ready: ReadyPipe) -> int:
+    try:
+        from kata.host.shim.daemon import serve
+
+        serve(arguments, listener, path, ready.tell)
+    except Exception as error:  # noqa: BLE001  # the starting process tells it
+        ready.tell(describe_error(error).encode()[:_MESSAGE_BYTES])
+        return 1
+    return 0
 
 
 def _max_version() -> int:

@@ -28,6 +28,8 @@ from kata.rpc.pb import agent_pb2, containerd_types_pb2, events_pb2
 
 # Exit status of a task that was deleted before it was started: as if killed.
 _KILLED = 137
+# A machine that was killed while it started is given back within this time.
+_ABORT_S = 5.0
 # An event waits this long for the one that has to come before it.
 _TELL_S = 2.0
 
@@ -43,16 +45,27 @@ class TaskRequest:
     config_path: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShimIdentity:
+    """Whose tasks these are: the engine's namespace, and the socket that tells shims apart."""
+
+    namespace: str
+    socket_path: str
+
+
 class Tasks:
     """All tasks of one shim."""
 
-    def __init__(self, namespace: str, publisher: Publisher, spawner: Spawner, log: Logger) -> None:
-        self._namespace = namespace
+    def __init__(
+        self, identity: ShimIdentity, publisher: Publisher, spawner: Spawner, log: Logger
+    ) -> None:
+        self._namespace = identity.namespace
+        self._owner = identity.socket_path
         self._publisher = publisher
         self._spawner = spawner
         self._log = log
-        self._lock = threading.Lock()
-        self._reserved: set[str] = set()
+        self._lock = threading.Condition()
+        self._reserved: dict[str, Sandbox | None] = {}
         self._containers: dict[str, Container] = {}
         self._kinds: dict[str, ContainerKind] = {}
         self._sandbox: Sandbox | None = None
@@ -69,7 +82,8 @@ class Tasks:
             container = self._create_single(request, spec)
         finally:
             with self._lock:
-                self._reserved.discard(request.id)
+                self._reserved.pop(request.id, None)
+                self._lock.notify_all()
         self._publisher.publish(
             events_pb2.TaskCreate(
                 container_id=request.id,
@@ -82,7 +96,9 @@ class Tasks:
                 pid=self.pid(),
             )
         )
-        container.process.follow(self._get_sandbox().agent, self._on_exit)
+        sandbox = self._get_sandbox()
+        container.process.follow(sandbox.agent, self._on_exit)
+        sandbox.call_when_lost(self._on_machine_lost)
         return self.pid()
 
     def start(self, container_id: str, exec_id: str) -> int:
@@ -123,6 +139,7 @@ class Tasks:
 
     def delete(self, container_id: str, exec_id: str) -> Process:
         """Forget a task or exec that has ended (or never started); returns its process."""
+        self._abort(container_id)
         container = self.get_container(container_id)
         process = container.get_process(exec_id)
         if exec_id:
@@ -204,6 +221,8 @@ class Tasks:
 
     def stop(self) -> None:
         """End the machine, whatever runs in it."""
+        for container_id in list(self._reserved):
+            self._abort(container_id)
         if self._sandbox is not None:
             self._sandbox.stop(graceful=False)
 
@@ -211,13 +230,25 @@ class Tasks:
         with self._lock:
             if container_id in self._containers or container_id in self._reserved:
                 raise KataError(f"create {container_id}: it exists already", Code.ALREADY_EXISTS)
-            self._reserved.add(container_id)
+            self._reserved[container_id] = None
+
+    def _abort(self, container_id: str) -> None:
+        """Give up a task that is being created, as engines want when their client has gone."""
+        with self._lock:
+            if container_id not in self._reserved:
+                return
+            sandbox = self._reserved[container_id]
+            if sandbox is not None:
+                sandbox.abort()
+            self._lock.wait_for(lambda: container_id not in self._reserved, _ABORT_S)
 
     def _create_single(self, request: TaskRequest, spec: dict[str, Any]) -> Container:
         config = load_config(request.config_path or None, os.environ)
         for warning in config.warnings:
             self._log.warning("configuration", reason=warning)
         sandbox = Sandbox(request.id, config, self._log, self._spawner)
+        with self._lock:
+            self._reserved[request.id] = sandbox
         planned = plan_container(request.id, spec, guest_seccomp=sandbox.guest_seccomp)
         for warning in planned.warnings:
             self._log.warning("container spec", container=request.id, reason=warning)
@@ -228,7 +259,7 @@ class Tasks:
         )
         try:
             io.open()
-            sandbox.boot(os.getpid(), self._on_machine_lost)
+            sandbox.boot(os.getpid(), self._owner)
             container.prepare(planned, sandbox.mounts_folder)
             sandbox.wait_ready(str(spec.get("hostname") or ""))
             sandbox.create_container(container, planned)
