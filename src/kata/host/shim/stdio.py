@@ -78,6 +78,8 @@ class TaskIo:
             self._start(self._pump_output, agent, target, stream)
         if self._stdin >= 0:
             self._start(self._pump_input, agent, target, daemon_only=True)
+        elif not self.terminal:
+            agent.close_stdin(*target)  # the agent gives every process an input
 
     def close_stdin(self) -> None:
         """Let go of our own writing end: the input ends when its last writer leaves."""

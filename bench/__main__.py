@@ -1,0 +1,55 @@
+"""Measure and compare, all in one run on one machine: ``make bench ARGS="--rounds 7 --json F"``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from bench.boot import measure_boot
+from bench.memory import measure_memory
+from bench.samples import Figure
+from bench.starts import measure_exec, measure_run
+from tests.support.containerd import Containerd
+from tools import busybox_image
+
+# An idle container has settled by then.
+_SETTLE_S = 5.0
+_SHARED = "bench-shared"
+
+
+def main() -> None:
+    """Print every figure, and write them as JSON."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="counted runs of each command")
+    parser.add_argument("--json", default="build/bench.json", help="where the figures go")
+    options = parser.parse_args()
+    figures: list[Figure] = []
+
+    def add(more: list[Figure]) -> None:
+        figures.extend(more)
+        for figure in more:
+            print(figure.render(), flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="kata-bench-") as folder:
+        containerd = Containerd(Path(folder))
+        containerd.start()
+        try:
+            containerd.ctr("image", "import", busybox_image.cached_image(folder))
+            add(measure_run(containerd, options.rounds))
+            add(measure_boot(options.rounds))
+            containerd.start_container(_SHARED, "sleep", "100000")
+            time.sleep(_SETTLE_S)
+            add(measure_memory(containerd, _SHARED))
+            add(measure_exec(containerd, _SHARED, options.rounds * 2))
+        finally:
+            containerd.remove(_SHARED)
+            containerd.stop()
+    Path(options.json).write_text(json.dumps([f.to_json() for f in figures], indent=2) + "\n")
+    print(f"as JSON: {options.json}")
+
+
+if __name__ == "__main__":
+    main()

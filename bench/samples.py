@@ -1,0 +1,71 @@
+"""Figures with their spread: medians of several runs, ratios taken pair by pair."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured quantity: its name, unit, all samples, and the limit it is held against."""
+
+    name: str
+    unit: str
+    samples: tuple[float, ...]
+    limit: float | None = None
+
+    @property
+    def median(self) -> float:
+        """Return the median of the samples."""
+        return statistics.median(self.samples)
+
+    def render(self) -> str:
+        """Return one line for people."""
+        spread = f"{self.median:9.2f}  [{min(self.samples):.2f} .. {max(self.samples):.2f}]"
+        line = f"{self.name:<52}{spread:<34}{self.unit:<6}"
+        if self.limit is not None:
+            verdict = "ok" if self.median <= self.limit else "MISSED"
+            line += f" at most {self.limit:g}: {verdict}"
+        return line.rstrip()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the figure for machines."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "median": self.median,
+            "samples": list(self.samples),
+            "limit": self.limit,
+        }
+
+
+def time_call(call: Callable[[], object]) -> float:
+    """Return the seconds that ``call`` took."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def time_pairs(
+    first: Callable[[], object], second: Callable[[], object], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Time two calls in turn, after one round that does not count: a noisy machine hits both."""
+    first()
+    second()
+    pairs = [(time_call(first), time_call(second)) for _ in range(rounds)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def compare(
+    names: tuple[str, str], times: tuple[list[float], list[float]], limit: float
+) -> list[Figure]:
+    """Return both times and their ratio, pair by pair."""
+    ratios = tuple(a / b for a, b in zip(*times, strict=True))
+    return [
+        Figure(names[0], "s", tuple(times[0])),
+        Figure(names[1], "s", tuple(times[1])),
+        Figure(f"ratio of {names[0]} to {names[1]}", "", ratios, limit),
+    ]
