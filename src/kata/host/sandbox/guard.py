@@ -59,6 +59,7 @@ class Guard:
             if child is not None:
                 poller.register(child, select.POLLIN)
         poller.poll()
+        expected = self._expected.is_set()
         cause = self._explain_share() or self._explain_vm()
         # Its connection ends with it, and with that every request that waits for the guest.
         self._vm.kill()
@@ -66,7 +67,7 @@ class Guard:
             self._cause = cause
             self._found.set()
             on_lost = self._on_lost
-        if on_lost is not None and not self._expected.is_set():
+        if on_lost is not None and not expected:
             on_lost(cause)
 
     def _explain_share(self) -> str:

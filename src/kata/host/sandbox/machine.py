@@ -91,7 +91,7 @@ class Machine:
 
     def explain(self, action: str, error: KataError) -> KataError:
         """Return the error to show for a failed action: the cause, if the machine has died."""
-        cause = self._guard.find_cause() if self._guard is not None else ""
+        cause = self.find_cause()
         if cause:
             return KataError(f"{action}: {cause}", Code.UNAVAILABLE)
         if error.code == Code.DEADLINE_EXCEEDED and action == "start virtual machine":
@@ -102,6 +102,10 @@ class Machine:
                 "dial_timeout in [agent.kata] is the limit",
             )
         return error
+
+    def find_cause(self) -> str:
+        """Return why the machine died; empty when it lives.  Waits a moment for the news."""
+        return self._guard.find_cause() if self._guard is not None else ""
 
     def pid(self) -> int:
         """Return QEMU's pid, which stands for every process of the guest."""

@@ -47,6 +47,8 @@ class Process:
         self.io = io
         self.exit_status = 0
         self.exited_at_ns = 0
+        # Whether the end is only known from the end of the agent's connection.
+        self.lost = False
         # Whether the engine has been told of the start (set until a start begins) and of the end.
         self.start_told = threading.Event()
         self.start_told.set()
@@ -130,5 +132,6 @@ class Process:
         except KataError as error:
             self._log.info("process lost", container=self.container_id, error=str(error))
             status = EXIT_LOST
+            self.lost = True
         if self.finish(status):
             on_exit(self)

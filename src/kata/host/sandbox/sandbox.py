@@ -107,6 +107,10 @@ class Sandbox:
         """Call ``on_lost`` with the cause when the machine dies unexpectedly, or now if it has."""
         self._get_machine().call_when_lost(on_lost)
 
+    def wait_cause(self) -> None:
+        """Return when the cause of a lost connection has been found, or there is none."""
+        self._get_machine().find_cause()
+
     def abort(self) -> None:
         """End a machine that is being started; its starter gets an error and stops the sandbox."""
         self._aborted = True

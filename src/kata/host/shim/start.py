@@ -69,7 +69,11 @@ def _run_daemon(arguments: Arguments, listener: socket.socket, path: str, ready:
 
         serve(arguments, listener, path, ready.tell)
     except Exception as error:  # noqa: BLE001  # the starting process tells it
-        ready.tell(describe_error(error).encode()[:_MESSAGE_BYTES])
+        address.remove(path)
+        try:
+            ready.tell(describe_error(error).encode()[:_MESSAGE_BYTES])
+        except OSError:
+            pass  # the starting process was killed: nobody will know this daemon
         return 1
     return 0
 

@@ -301,6 +301,8 @@ class Tasks:
         if not process.exec_id:
             container = self.get_container(process.container_id)
             process.io.drain()
+            if process.lost:
+                self._get_sandbox().wait_cause()  # which is told before the end is taken as wanted
             self._end_sandbox(container)
 
     def _wait_execs(self, container_id: str) -> None:
