@@ -45,12 +45,12 @@ def test_killed_by_signal_is_128_plus_signal(containerd: Containerd, name: str) 
 
 
 def test_every_exit_code_of_an_exec(containerd: Containerd, shared_name: str) -> None:
-    codes = [0, 1, 2, 3, 42, 77, 100, 125, 126, 127, 128, 129, 137, 143, 200, 254, 255]
+    codes = list(range(256))
 
     def run(code: int) -> int:
         return containerd.exec(shared_name, "sh", "-c", f"exit {code}", check=False).returncode
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(run, codes)) == codes
 
 

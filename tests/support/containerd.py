@@ -1,4 +1,4 @@
-"""A real containerd of the tests' own, driven by ctr and, where ctr is not enough, by its sockets."""
+"""A real containerd of the tests' own, driven by ctr and, where that is not enough, by sockets."""
 
 from __future__ import annotations
 
