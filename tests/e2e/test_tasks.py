@@ -192,6 +192,21 @@ def test_events_come_in_order(containerd: Containerd, name: str) -> None:
     ]  # fmt: skip
 
 
+def test_running_out_of_memory_is_told(containerd: Containerd, name: str) -> None:
+    containerd.start_container(name, "sleep", "1000", flags=["--memory-limit", "33554432"])
+    with subprocess.Popen(
+        containerd.command("events"), stdout=subprocess.PIPE, text=True
+    ) as watching:
+        time.sleep(0.5)
+        done = containerd.exec(name, "dd", "if=/dev/zero", "of=/dev/null", "bs=100M", check=False)
+        time.sleep(1.0)
+        watching.terminate()
+        output, _ = watching.communicate()
+    assert done.returncode == 137
+    assert any("/tasks/oom" in line and name in line for line in output.splitlines())
+    assert containerd.status(name) == "RUNNING"
+
+
 def test_containerd_restarts_while_a_container_runs(containerd: Containerd, name: str) -> None:
     containerd.start_container(name, "sh", "-c", "sleep 2; exit 3")
     other = f"{name}-2"

@@ -15,6 +15,7 @@ from kata.base.ids import check_id
 from kata.base.log import Logger
 from kata.base.processes import Spawner
 from kata.config.load import load_config
+from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.container import Container, ContainerRequest, RootfsMount
 from kata.host.sandbox.plan import plan_container
 from kata.host.sandbox.process import Process
@@ -98,6 +99,9 @@ class Tasks:
         )
         sandbox = self._get_sandbox()
         container.process.follow(sandbox.agent, self._on_exit)
+        threading.Thread(
+            target=self._report_oom, args=(sandbox.agent,), name="oom", daemon=True
+        ).start()
         sandbox.call_when_lost(self._on_machine_lost)
         return self.pid()
 
@@ -225,6 +229,16 @@ class Tasks:
             self._abort(container_id)
         if self._sandbox is not None:
             self._sandbox.stop(graceful=False)
+
+    def _report_oom(self, agent: Agent) -> None:
+        while True:
+            try:
+                container_id = agent.wait_oom()
+            except KataError as error:
+                self._log.debug("no more memory events", error=describe_error(error))
+                return
+            self._log.info("out of memory", container=container_id)
+            self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))
 
     def _reserve(self, container_id: str) -> None:
         with self._lock:
