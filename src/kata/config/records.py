@@ -119,8 +119,8 @@ class HypervisorConfig:
     )
     shared_fs: str = setting(
         "virtio-fs",
-        'How the guest sees files of the host: "virtio-fs", or "none".',
-        checks.one_of("virtio-fs", "none"),
+        'How the guest sees files of the host: "virtio-fs".',
+        checks.only("virtio-fs", NOT_YET),
     )
     virtio_fs_daemon: str = setting(
         "",
@@ -136,7 +136,7 @@ class HypervisorConfig:
     virtio_fs_cache_size_mib: int = setting(
         0,
         "Size in MiB of the window for direct access (DAX); 0: none.",
-        checks.between(0, 1 << 20, "MiB"),
+        checks.only(0, NOT_YET),
         key="virtio_fs_cache_size",
     )
     virtio_fs_queue_size: int = setting(
@@ -212,7 +212,9 @@ class AgentConfig:
         key="dial_timeout",
     )
     debug_console_enabled: bool = setting(
-        False, "Offer a root shell in the guest to root on the host."
+        False,
+        "Offer a root shell in the guest to root on the host.",
+        checks.only(False, NOT_YET),
     )
 
 
@@ -255,7 +257,9 @@ class RuntimeConfig:
         True, "Do not pass the containers' seccomp profiles on to the guest."
     )
     sandbox_cgroup_only: bool = setting(
-        False, "Keep all of the sandbox's processes in the pod's cgroup."
+        False,
+        "Keep all of the sandbox's processes in the pod's cgroup.",
+        checks.only(False, NOT_YET),
     )
     static_sandbox_resource_mgmt: bool = setting(
         False, "Size the sandbox once, at its start, instead of adding CPUs and memory later."

@@ -34,6 +34,7 @@ class VmSpec:
     root_ports: int
     share: SharedFolder | None
     vsock_cid: int | None  # None: the agent's channel is a virtio-serial port
+    firmware: str = ""  # empty: the hypervisor's own
 
 
 @dataclass(frozen=True, slots=True)

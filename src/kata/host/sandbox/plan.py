@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from kata.base.errors import Code, KataError
 from kata.config.records import Config
 from kata.host.hypervisor.spec import SharedFolder, VmSpec
 from kata.host.share import layout
+from kata.oci.convert import convert_spec
 
 # Under emulation and on hardware alike: no probing of clocks and keyboards that a guest of ours
 # does not have, nothing on the console but errors, an end instead of a hang after a panic.
@@ -34,6 +36,7 @@ _BASE_PARAMS = (
 _VIRTUAL_TYPES = frozenset(
     {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs"}
 )
+_CONFIG_ANNOTATIONS = "io.katacontainers.config."
 # Namespaces that the machine itself is.
 _MACHINE_NAMESPACES = frozenset({"network", "time"})
 
@@ -75,9 +78,9 @@ def plan_vm(sandbox_id: str, config: Config, accelerator: str, vsock_cid: int | 
         accelerator=accelerator,
         machine_options=hypervisor.machine_accelerators,
         cpu_features=hypervisor.cpu_features,
-        vcpus=max(1, int(hypervisor.default_vcpus)),
+        vcpus=_count_vcpus(hypervisor.default_vcpus),
         memory_mib=hypervisor.default_memory_mib,
-        memory_folder=hypervisor.file_mem_backend,
+        memory_folder=hypervisor.file_mem_backend or "/dev/shm",
         kernel=hypervisor.kernel,
         initrd=hypervisor.initrd,
         kernel_params=tuple(params),
@@ -86,6 +89,7 @@ def plan_vm(sandbox_id: str, config: Config, accelerator: str, vsock_cid: int | 
         root_ports=hypervisor.pcie_root_port,
         share=SharedFolder(layout.TAG, hypervisor.virtio_fs_queue_size),
         vsock_cid=vsock_cid,
+        firmware=hypervisor.firmware,
     )
 
 
@@ -118,9 +122,18 @@ def plan_container(
     linux.pop("mountLabel", None)
     linux.pop("intelRdt", None)
     strip_labels(guest["process"])
+    warnings += [
+        f"annotation {key} has no effect: it is not supported yet"
+        for key in spec.get("annotations") or {}
+        if key.startswith(_CONFIG_ANNOTATIONS)
+    ]
     if guest.pop("hooks", None):
         warnings.append("hooks left out: they are not supported yet")
     return ContainerPlan(guest, mounts, tuple(warnings))
+
+
+def _count_vcpus(wanted: float) -> int:
+    return (os.cpu_count() or 1) if wanted < 0 else max(1, math.ceil(wanted))
 
 
 def strip_labels(process: dict[str, Any]) -> None:
@@ -131,18 +144,16 @@ def strip_labels(process: dict[str, Any]) -> None:
 
 def _check_spec(spec: dict[str, Any]) -> None:
     for key in ("process", "root"):
-        if not isinstance(spec.get(key), dict):
+        if spec.get(key) is None:
             raise KataError(f"read config.json: it has no {key}", Code.INVALID_ARGUMENT)
-    for key in ("mounts", "linux"):
-        wanted = list if key == "mounts" else dict
-        if not isinstance(spec.get(key) or wanted(), wanted):
-            raise KataError(f"read config.json.{key}: wrong type", Code.INVALID_ARGUMENT)
+    # Every value that the protocol knows has the right type after this.
+    convert_spec(spec)
     if not spec["process"].get("args"):
         raise KataError("read config.json.process.args: it is empty", Code.INVALID_ARGUMENT)
-    if not isinstance(spec["root"].get("path"), str) or not spec["root"]["path"]:
+    if not spec["root"].get("path"):
         raise KataError("read config.json.root.path: it is missing", Code.INVALID_ARGUMENT)
     for index, mount in enumerate(spec.get("mounts") or []):
-        if not isinstance(mount, dict) or not isinstance(mount.get("destination"), str):
+        if not mount.get("destination"):
             raise KataError(
                 f"read config.json.mounts[{index}]: it has no destination", Code.INVALID_ARGUMENT
             )

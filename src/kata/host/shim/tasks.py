@@ -258,6 +258,7 @@ class Tasks:
 
     def _create_single(self, request: TaskRequest, spec: dict[str, Any]) -> Container:
         config = load_config(request.config_path or None, os.environ)
+        self._log.debug_enabled |= config.runtime.enable_debug
         for warning in config.warnings:
             self._log.warning("configuration", reason=warning)
         sandbox = Sandbox(request.id, config, self._log, self._spawner)

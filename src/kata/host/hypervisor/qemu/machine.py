@@ -54,6 +54,8 @@ def machine_options(spec: VmSpec) -> list[Option]:
         ),
         json_option("-device", {"driver": "virtio-rng-pci", "id": "rng0", "rng": "rng"}),
     ]
+    if spec.firmware:
+        options.append(("-bios", spec.firmware))
     if spec.seccomp:
         options.append(("-sandbox", spec.seccomp))
     return options
