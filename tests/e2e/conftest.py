@@ -1,4 +1,4 @@
-"""A containerd for all tests of a session, a long-running container for those that can share one."""
+"""One containerd for all tests of a session, and a container for those that can share one."""
 
 from __future__ import annotations
 
