@@ -6,6 +6,7 @@ fields is needed; the few places where JSON can say "absent" and proto3 cannot a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kata.base.errors import Code, KataError
@@ -70,16 +71,22 @@ def _fill_field(message: Any, field: Any, value: Any, path: str) -> None:
             if field.type == _MESSAGE:
                 fill_message(target.add(), item, f"{path}[{index}]")
             else:
-                target.append(_scalar(field, item, f"{path}[{index}]"))
+                _store(target.append, field, item, f"{path}[{index}]")
     elif field.type == _MESSAGE:
         child = getattr(message, field.name)
         child.SetInParent()
         fill_message(child, value, path)
     else:
-        try:
-            setattr(message, field.name, _scalar(field, value, path))
-        except ValueError as error:
-            raise _bad(path, f"a number in range ({error})", value) from error
+        _store(lambda checked: setattr(message, field.name, checked), field, value, path)
+
+
+def _store(put: Callable[[Any], None], field: Any, value: Any, path: str) -> None:
+    try:
+        put(_scalar(field, value, path))
+    except UnicodeEncodeError as error:
+        raise _bad(path, "Unicode text", value) from error
+    except ValueError as error:
+        raise _bad(path, f"a number in range ({error})", value) from error
 
 
 def _fill_map(target: Any, value: Any, path: str) -> None:
@@ -88,13 +95,18 @@ def _fill_map(target: Any, value: Any, path: str) -> None:
     for key, item in value.items():
         if not isinstance(item, str):
             raise _bad(f"{path}.{key}", "a string", item)
-        target[key] = item
+        try:
+            target[key] = item
+        except UnicodeEncodeError as error:
+            raise _bad(f"{path}.{key}", "Unicode text", item) from error
 
 
 def _scalar(field: Any, value: Any, path: str) -> Any:
     if field.type == _STRING:
         if not isinstance(value, str):
             raise _bad(path, "a string", value)
+        if "\0" in value:
+            raise _bad(path, "a string without NUL", value)
     elif field.type == _BOOL:
         if not isinstance(value, bool):
             raise _bad(path, "true or false", value)
@@ -106,4 +118,5 @@ def _scalar(field: Any, value: Any, path: str) -> Any:
 def _bad(path: str, wanted: str, value: object) -> KataError:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:60] + "..."
+    path = path.encode("utf-8", "backslashreplace").decode()
     return KataError(f"read {path}: expected {wanted}, found {shown}", Code.INVALID_ARGUMENT)

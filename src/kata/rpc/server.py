@@ -97,5 +97,7 @@ def _decode(kind: Any, data: bytes) -> Any:
 
 
 def _failure(error: BaseException) -> ttrpc_pb2.Response:
-    status = ttrpc_pb2.Status(code=error_code(error), message=describe_error(error))
+    # A path in it may hold bytes that are no UTF-8, which protobuf refuses.
+    text = describe_error(error).encode("utf-8", "backslashreplace").decode()
+    status = ttrpc_pb2.Status(code=error_code(error), message=text)
     return ttrpc_pb2.Response(status=status)

@@ -52,7 +52,7 @@ def _cached_reason(path: str) -> str:
             saved_boot, _, reason = file.read().partition("\n")
         if saved_boot == boot_id:
             return reason
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):
         pass
     reason = probe_kvm()
     temporary = f"{path}.{os.getpid()}"

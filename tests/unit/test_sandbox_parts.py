@@ -1,0 +1,152 @@
+"""States, undo stack, record on disk, and who may clean up what."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kata.base.errors import Code, KataError
+from kata.base.processes import read_start_time
+from kata.host.sandbox import record
+from kata.host.sandbox.cleanup import clean_up, is_orphaned
+from kata.host.sandbox.record import ProcessEntry, RecordFile, load_record
+from kata.host.sandbox.states import TRANSITIONS, State, check_transition
+from kata.host.sandbox.undo import UndoStack
+from kata.host.share import layout
+
+
+@pytest.fixture(autouse=True)
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "ROOT", f"{tmp_path}/run")
+    monkeypatch.setattr(layout, "ROOT", f"{tmp_path}/share")
+
+
+@pytest.mark.parametrize(("current", "wanted"), list(itertools.product(State, State)))
+def test_transitions(current: State, wanted: State) -> None:
+    if wanted in TRANSITIONS[current]:
+        check_transition("pause", "container c1", current, wanted)
+    else:
+        with pytest.raises(KataError, match=f"pause container c1: it is {current.value}") as caught:
+            check_transition("pause", "container c1", current, wanted)
+        assert caught.value.code == Code.FAILED_PRECONDITION
+
+
+def test_every_state_but_the_last_can_stop() -> None:
+    assert set(TRANSITIONS) == set(State)
+    assert [state for state in State if State.STOPPED not in TRANSITIONS[state]] == [State.STOPPED]
+
+
+def test_undo_runs_all_steps_backwards_once() -> None:
+    done: list[str] = []
+    undo = UndoStack()
+
+    def fail() -> None:
+        done.append("b")
+        raise OSError("broken")
+
+    undo.push("a", lambda: done.append("a"))
+    undo.push("b", fail)
+    undo.push("c", lambda: done.append("c"))
+    assert undo.run() == ["b: broken"]
+    assert done == ["c", "b", "a"]
+    assert undo.run() == []
+
+
+def test_undo_takes_steps_while_it_runs() -> None:
+    done: list[str] = []
+    undo = UndoStack()
+    undo.push("late", lambda: undo.push("later", lambda: done.append("later")))
+    assert undo.run() == []
+    assert done == ["later"]
+
+
+def test_record_round_trip() -> None:
+    file = RecordFile("s1")
+    file.create("owner")
+    file.add_process("qemu", 12, 34)
+    found = load_record("s1")
+    assert found is not None
+    assert (found.owner, found.processes) == ("owner", [ProcessEntry("qemu", 12, 34)])
+    file.remove()
+    assert load_record("s1") is None
+    file.remove()
+
+
+def test_second_sandbox_of_one_id_is_refused() -> None:
+    RecordFile("s1").create("one")
+    with pytest.raises(KataError) as caught:
+        RecordFile("s1").create("two")
+    assert caught.value.code == Code.ALREADY_EXISTS
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('{"version": 99, "processes": []}', Code.FAILED_PRECONDITION),
+        ('{"version": 1', Code.DATA_LOSS),
+        ("", Code.DATA_LOSS),
+        ("[]", Code.DATA_LOSS),
+        ('{"version": 1, "owner": "", "processes": [{"role": "qemu"}]}', Code.DATA_LOSS),
+        ('{"version": 1, "owner": "", "processes": 3}', Code.DATA_LOSS),
+    ],
+)
+def test_record_that_cannot_be_read(text: str, code: int) -> None:
+    os.makedirs(record.state_folder("s1"))
+    path = f"{record.state_folder('s1')}/record.json"
+    Path(path).write_text(text)
+    with pytest.raises(KataError, match=path) as caught:
+        load_record("s1")
+    assert caught.value.code == code
+    assert len(clean_up("s1")) == 1
+    assert os.path.exists(path)  # for somebody who can read it
+
+
+def start_sandbox(owner: str) -> subprocess.Popen[bytes]:
+    """Make what a sandbox leaves: a record, a shared folder, a process."""
+    child = subprocess.Popen(["/bin/sleep", "1000"])
+    file = RecordFile("s1")
+    file.create(owner)
+    file.add_process("shim", child.pid, read_start_time(child.pid) or 0)
+    os.makedirs(layout.shared_paths("s1").shared)
+    return child
+
+
+def test_clean_up_ends_processes_and_removes_folders() -> None:
+    child = start_sandbox("owner")
+    assert not is_orphaned("s1")
+    assert clean_up("s1", "owner") == []
+    assert child.wait(5) == -9
+    assert not os.path.exists(record.state_folder("s1"))
+    assert not os.path.exists(layout.shared_paths("s1").base)
+    assert clean_up("s1", "owner") == []
+
+
+def test_clean_up_leaves_another_owners_sandbox_alone() -> None:
+    child = start_sandbox("owner")
+    assert clean_up("s1", "somebody else") == []
+    assert child.poll() is None
+    assert os.path.exists(layout.shared_paths("s1").shared)
+    clean_up("s1")
+    child.wait(5)
+
+
+def test_clean_up_spares_a_process_that_got_the_pid_later() -> None:
+    child = subprocess.Popen(["/bin/sleep", "1000"])
+    file = RecordFile("s1")
+    file.create("owner")
+    file.add_process("shim", child.pid, (read_start_time(child.pid) or 0) - 1)
+    assert is_orphaned("s1")
+    assert clean_up("s1", "owner") == []
+    assert child.poll() is None
+    child.kill()
+    child.wait(5)
+
+
+def test_folder_without_a_record_is_cleaned_up() -> None:
+    RecordFile("s1").create("owner")
+    assert clean_up("s1", "owner") == []
+    assert not os.path.exists(record.state_folder("s1"))
