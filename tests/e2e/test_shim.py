@@ -16,6 +16,7 @@ from kata.rpc.client import RpcError
 from kata.rpc.frame import MAX_LENGTH
 from tests.support.sandboxes import SHIM, assert_gone, find_pids
 from tests.support.shims import ENGINE, NAMESPACE, Shim, run_shim, write_bundle
+from tools.setup import BUILD
 
 pytestmark = pytest.mark.e2e
 
@@ -114,6 +115,30 @@ def test_garbage_on_the_socket(shim: Shim, data: bytes) -> None:
             pass  # dropped already
         assert shim.shim_pid() in find_pids(ID, SHIM)
     assert shim.shim_pid() in find_pids(ID, SHIM)
+
+
+def test_configuration_from_the_environment(tmp_path: Path) -> None:
+    shim = Shim(write_bundle(tmp_path / "first", GOOD), ID, "/nonexistent/of-env.toml")
+    with pytest.raises(RpcError, match=r"/nonexistent/of-env\.toml \(KATA_CONF_FILE\)"):
+        shim.create(ID, shim.bundle)
+    shim.stop()
+    assert_gone(ID, ENGINE, NAMESPACE)
+
+
+def test_daemon_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """In a chroot without a mount at its root the daemon cannot leave the host's mounts."""
+    root, top = tmp_path / "root", BUILD.split("/")[1]
+    script = (
+        f"mkdir {root}; cp -a /bin /lib /lib64 {root};"
+        f" for name in usr etc dev proc run tmp {top}; do"
+        f" mkdir {root}/$name; test ! -e /$name || mount --rbind /$name {root}/$name; done;"
+        f' exec chroot {root} sh -c \'cd "$0"; exec "$@"\' "$PWD" "$@"'
+    )
+    bundle = write_bundle(tmp_path / "first", GOOD)
+    done = run_shim(bundle, ID, "start", prefix=["unshare", "-m", "sh", "-c", script, "sh"])
+    assert done.returncode == 1
+    assert b"separate mounts from the host's" in done.stderr
+    assert_gone(ID, ENGINE, NAMESPACE)
 
 
 def test_many_idle_connections(shim: Shim) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,23 @@ NAMESPACE = "tests"
 TIMEOUT_S = 60.0
 
 
-def run_shim(bundle: Path, shim_id: str, action: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the shim's program in a bundle."""
+def run_shim(
+    bundle: Path,
+    shim_id: str,
+    action: str,
+    configuration: str = CONFIGURATION,
+    prefix: Sequence[str] = (),
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the shim's program in a bundle; ``prefix`` is a program that runs it."""
     return subprocess.run(
         [
+            *prefix,
             f"{BUILD}/bin/containerd-shim-kata-v2",
             "-namespace", NAMESPACE, "-address", ENGINE, "-id", shim_id, "-bundle", str(bundle),
             action,
         ],
         cwd=bundle,
-        env={**os.environ, "KATA_CONF_FILE": CONFIGURATION},
+        env={**os.environ, "KATA_CONF_FILE": configuration},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=30,
@@ -40,10 +48,10 @@ def run_shim(bundle: Path, shim_id: str, action: str) -> subprocess.CompletedPro
 class Shim:
     """A running shim; ``stop`` ends it."""
 
-    def __init__(self, bundle: Path, shim_id: str) -> None:
+    def __init__(self, bundle: Path, shim_id: str, configuration: str = CONFIGURATION) -> None:
         self.id = shim_id
         self.bundle = bundle
-        done = run_shim(bundle, shim_id, "start")
+        done = run_shim(bundle, shim_id, "start", configuration)
         assert done.returncode == 0, done.stderr
         self.path = done.stdout.decode().removeprefix("unix://")
         assert self.path == address.socket_path(ENGINE, NAMESPACE, shim_id)
