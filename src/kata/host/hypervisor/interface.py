@@ -9,26 +9,20 @@ from __future__ import annotations
 from typing import Protocol
 
 from kata.base.processes import Child
-from kata.host.hypervisor.spec import BlockDevice, NetworkDevice, VmSpec
+from kata.host.hypervisor.spec import BlockDevice, GuestStreams, NetworkDevice, VmSpec
 
 HOTPLUG_NETWORK = "hotplug-network"
 HOTPLUG_BLOCK = "hotplug-block"
 
 
-class GuestStreams(Protocol):
-    """Our ends of the machine's streams; each is owned by whoever takes it from here."""
-
-    agent_fd: int  # -1 when the agent listens on vsock
-    console_fd: int
-    agent_log_fd: int
-    stderr_fd: int
-
-
 class Hypervisor(Protocol):
     """One virtual machine."""
 
-    def start(self, spec: VmSpec, share_fd: int) -> GuestStreams:
-        """Start the machine and return at once; ``share_fd`` is virtiofsd's socket, borrowed."""
+    def start(self, spec: VmSpec, share_fd: int = -1, vsock_fd: int = -1) -> GuestStreams:
+        """Start the machine and return at once.
+
+        ``share_fd`` is virtiofsd's socket, ``vsock_fd`` the vhost device; both are borrowed.
+        """
 
     def child(self) -> Child:
         """Return the machine's process."""

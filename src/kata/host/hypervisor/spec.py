@@ -55,3 +55,13 @@ class BlockDevice:
     path: str
     read_only: bool
     raw_device: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStreams:
+    """Our ends of a machine's streams; each is owned by whoever takes it from here."""
+
+    agent_fd: int  # -1 when the agent listens on vsock
+    console_fd: int
+    agent_log_fd: int
+    stderr_fd: int

@@ -123,6 +123,16 @@ class Agent:
         )
         self._do("TtyWinResize", request)
 
+    def get_metrics(self) -> str:
+        """Return the guest's metrics as Prometheus text."""
+        answer = self._client.call(
+            "grpc.AgentService/GetMetrics",
+            agent_pb2.GetMetricsRequest(),
+            agent_pb2.Metrics,
+            _DEFAULT_TIMEOUT_S,
+        )
+        return answer.metrics
+
     def wait_oom(self) -> str:
         """Wait until a container runs out of memory; returns its id."""
         answer = self._client.call(

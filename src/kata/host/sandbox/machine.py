@@ -15,6 +15,7 @@ from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.base.processes import Child, Spawner, end_process, read_start_time
 from kata.config.records import Config
+from kata.host.hypervisor.interface import Hypervisor
 from kata.host.hypervisor.qemu.driver import Qemu
 from kata.host.hypervisor.spec import VmSpec
 from kata.host.sandbox import vsock
@@ -106,6 +107,11 @@ class Machine:
     def find_cause(self) -> str:
         """Return why the machine died; empty when it lives.  Waits a moment for the news."""
         return self._guard.find_cause() if self._guard is not None else ""
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        """Return the driver, for devices that are plugged in later."""
+        return self._hypervisor
 
     def pid(self) -> int:
         """Return QEMU's pid, which stands for every process of the guest."""

@@ -11,6 +11,7 @@ from kata.base.log import Logger
 from kata.base.processes import Spawner, read_start_time
 from kata.config.records import Config
 from kata.host.hypervisor.accelerator import choose_accelerator
+from kata.host.hypervisor.interface import Hypervisor
 from kata.host.sandbox import plan, vsock
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
@@ -116,6 +117,13 @@ class Sandbox:
         self._aborted = True
         if self._machine is not None:
             self._machine.kill()
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        """Return the machine's driver; UNAVAILABLE when the machine is gone."""
+        if self._stopped:
+            raise KataError(f"use sandbox {self.id}: its machine has ended", Code.UNAVAILABLE)
+        return self._get_machine().hypervisor
 
     @property
     def mounts_folder(self) -> str:

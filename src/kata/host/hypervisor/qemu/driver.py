@@ -12,19 +12,9 @@ from kata.host.hypervisor import interface
 from kata.host.hypervisor.qemu import channels, hotplug, machine
 from kata.host.hypervisor.qemu.options import InheritedFds, Option, render_argv
 from kata.host.hypervisor.qemu.qmp import Qmp, QmpBrokenError
-from kata.host.hypervisor.spec import BlockDevice, NetworkDevice, VmSpec
+from kata.host.hypervisor.spec import BlockDevice, GuestStreams, NetworkDevice, VmSpec
 
 _ABILITIES = frozenset({interface.HOTPLUG_NETWORK, interface.HOTPLUG_BLOCK})
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """Our ends of the machine's streams."""
-
-    agent_fd: int
-    console_fd: int
-    agent_log_fd: int
-    stderr_fd: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +51,7 @@ class Qemu:
         self._qmp: Qmp | None = None
         self._ports = hotplug.RootPorts(0)
 
-    def start(self, spec: VmSpec, share_fd: int = -1, vsock_fd: int = -1) -> Streams:
+    def start(self, spec: VmSpec, share_fd: int = -1, vsock_fd: int = -1) -> GuestStreams:
         """Start the machine and return at once; the descriptors given are borrowed."""
         inherited = InheritedFds()
         theirs: list[int] = []
@@ -100,7 +90,7 @@ class Qemu:
             _close_all(theirs)
         self._qmp = Qmp(socket.socket(fileno=monitor))
         self._ports = hotplug.RootPorts(spec.root_ports)
-        return Streams(agent, console, agent_log, stderr)
+        return GuestStreams(agent, console, agent_log, stderr)
 
     def child(self) -> Child:
         """Return the machine's process."""

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import threading
+from typing import TypeAlias
 
 from kata.base.errors import Code, KataError
 from kata.host.hypervisor.qemu.machine import root_port_id
 from kata.host.hypervisor.qemu.qmp import Qmp
 from kata.host.hypervisor.spec import BlockDevice, NetworkDevice
 
+# A monitor command and its arguments.
+Command: TypeAlias = tuple[str, dict[str, object]]
+
 
 class RootPorts:
-    """Which device sits behind which root port."""
+    """Which device sits behind which root port, and how what stands behind it is dropped."""
 
     def __init__(self, count: int) -> None:
         self._lock = threading.Lock()
         self._devices: list[str | None] = [None] * count
+        self._backends: dict[str, Command] = {}
 
     def free(self) -> int:
         """Return how many ports are empty."""
         with self._lock:
             return self._devices.count(None)
 
-    def take(self, device_id: str) -> int:
-        """Give ``device_id`` a port and return its index; RESOURCE_EXHAUSTED when none is left."""
+    def take(self, device_id: str, drop_backend: Command) -> int:
+        """Give a device a port and return its index.
+
+        Raises ALREADY_EXISTS, or RESOURCE_EXHAUSTED when no port is left.
+        """
         with self._lock:
+            if device_id in self._devices:
+                raise KataError(f"plug {device_id}: it is plugged in", Code.ALREADY_EXISTS)
             if None not in self._devices:
                 raise KataError(
                     f"plug {device_id}: all {len(self._devices)} PCI ports are taken",
@@ -33,65 +43,88 @@ class RootPorts:
                 )
             index = self._devices.index(None)
             self._devices[index] = device_id
+            self._backends[device_id] = drop_backend
             return index
+
+    def backend(self, device_id: str) -> Command:
+        """Return the command that drops a device's backend; NOT_FOUND without such a device."""
+        with self._lock:
+            if device_id not in self._backends:
+                raise KataError(f"unplug {device_id}: no such device", Code.NOT_FOUND)
+            return self._backends[device_id]
 
     def release(self, device_id: str) -> None:
         """Empty the port of ``device_id``."""
         with self._lock:
             self._devices[self._devices.index(device_id)] = None
+            del self._backends[device_id]
 
 
 def plug_network(qmp: Qmp, ports: RootPorts, device: NetworkDevice) -> str:
     """Plug a card on a tap device's descriptor; returns the PCI path in the guest."""
-    port = ports.take(device.id)
-    try:
-        name = f"tap-{device.id}"
-        qmp.execute("getfd", {"fdname": name}, fd=device.tap_fd)
-        qmp.execute("netdev_add", {"type": "tap", "id": f"net-{device.id}", "fd": name})
-        return _add(
-            qmp,
-            port,
-            {
-                "driver": "virtio-net-pci",
-                "id": device.id,
-                "netdev": f"net-{device.id}",
-                "mac": device.mac,
-            },
-        )
-    except BaseException:
-        ports.release(device.id)
-        raise
+    backend = f"net-{device.id}"
+    qmp.execute("getfd", {"fdname": backend}, fd=device.tap_fd)
+    return _plug(
+        qmp,
+        ports,
+        ("netdev_add", {"type": "tap", "id": backend, "fd": backend}),
+        {
+            "driver": "virtio-net-pci",
+            "id": device.id,
+            "netdev": backend,
+            "mac": device.mac,
+        },
+    )
 
 
 def plug_block(qmp: Qmp, ports: RootPorts, device: BlockDevice) -> str:
     """Plug a raw disk; returns the PCI path in the guest."""
-    port = ports.take(device.id)
-    try:
-        node = f"disk-{device.id}"
-        qmp.execute(
+    node = f"disk-{device.id}"
+    file = {
+        "driver": "host_device" if device.raw_device else "file",
+        "filename": device.path,
+        "read-only": device.read_only,
+    }
+    return _plug(
+        qmp,
+        ports,
+        (
             "blockdev-add",
-            {
-                "driver": "raw",
-                "node-name": node,
-                "read-only": device.read_only,
-                "file": {
-                    "driver": "host_device" if device.raw_device else "file",
-                    "filename": device.path,
-                    "read-only": device.read_only,
-                },
-            },
-        )
-        return _add(qmp, port, {"driver": "virtio-blk-pci", "id": device.id, "drive": node})
-    except BaseException:
-        ports.release(device.id)
-        raise
+            {"driver": "raw", "node-name": node, "read-only": device.read_only, "file": file},
+        ),
+        {"driver": "virtio-blk-pci", "id": device.id, "drive": node},
+    )
 
 
 def unplug(qmp: Qmp, ports: RootPorts, device_id: str, timeout_s: float) -> None:
-    """Ask the guest to let go of a device and wait until it has."""
+    """Ask the guest to let go of a device, wait until it has, and drop what stands behind it."""
+    backend = ports.backend(device_id)
     qmp.execute("device_del", {"id": device_id})
     qmp.wait_event("DEVICE_DELETED", device_id, timeout_s)
     ports.release(device_id)
+    qmp.execute(*backend)
+
+
+def _plug(qmp: Qmp, ports: RootPorts, backend: Command, properties: dict[str, object]) -> str:
+    device_id = str(properties["id"])
+    port = ports.take(device_id, _opposite(backend))
+    try:
+        qmp.execute(*backend)
+        try:
+            return _add(qmp, port, properties)
+        except BaseException:
+            qmp.execute(*_opposite(backend))
+            raise
+    except BaseException:
+        ports.release(device_id)
+        raise
+
+
+def _opposite(backend: Command) -> Command:
+    command, arguments = backend
+    if command == "netdev_add":
+        return "netdev_del", {"id": arguments["id"]}
+    return "blockdev-del", {"node-name": arguments["node-name"]}
 
 
 def _add(qmp: Qmp, port: int, properties: dict[str, object]) -> str:
