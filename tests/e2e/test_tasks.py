@@ -7,13 +7,14 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from kata.base.errors import Code
 from kata.rpc.client import Client, RpcError
 from kata.rpc.pb import any_pb2, empty_pb2, task_pb2
-from tests.support.containerd import Containerd
+from tests.support.containerd import IMAGE, RUNTIME, Containerd
 
 pytestmark = pytest.mark.e2e
 
@@ -221,3 +222,32 @@ def test_containerd_restarts_while_a_container_runs(containerd: Containerd, name
         assert containerd.exec(other, "echo", "alive").stdout == b"alive\n"
     finally:
         containerd.remove(other)
+
+
+def test_requests_are_answered_while_create_runs(containerd: Containerd, name: str) -> None:
+    command = containerd.command("run", "--runtime", RUNTIME, "--rm", IMAGE, name, "true")
+    with subprocess.Popen(command) as running:
+        address = containerd.bundle(name) / "address"
+        while not address.exists():
+            assert running.poll() is None
+            time.sleep(0.01)
+        client = containerd.shim(name)
+        while not Path("/run/kata", name, "record.json").exists():
+            assert running.poll() is None
+            time.sleep(0.01)
+        connect = task_pb2.ConnectRequest(id=name)
+        answer = client.call(
+            "containerd.task.v2.Task/Connect", connect, task_pb2.ConnectResponse, 2
+        )
+        with pytest.raises(RpcError) as caught:
+            client.call(
+                "containerd.task.v2.Task/State",
+                task_pb2.StateRequest(id=name),
+                task_pb2.StateResponse,
+                2,
+            )
+        assert running.poll() is None
+        client.close()
+        assert running.wait(60) == 0
+    assert answer.shim_pid > 0
+    assert caught.value.code == Code.NOT_FOUND
