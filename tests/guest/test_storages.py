@@ -9,8 +9,8 @@ import pytest
 
 from kata.base import syscalls
 from kata.base.errors import Code
+from kata.base.mountoptions import parse_options
 from kata.guest import storage
-from kata.guest.mountoptions import parse_options
 from kata.rpc.client import RpcError
 from kata.rpc.pb import agent_pb2 as pb
 from tests.guest.harness import Host

@@ -12,7 +12,7 @@ import pytest
 
 from kata.base.errors import Code, KataError
 from kata.host.shim import address, start
-from kata.host.shim.main import parse_arguments
+from kata.host.shim.arguments import parse_arguments
 
 
 def test_arguments_of_containerd() -> None:

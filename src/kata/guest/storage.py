@@ -13,7 +13,7 @@ import threading
 
 from kata.base import syscalls
 from kata.base.errors import Code, KataError, describe_error
-from kata.guest.mountoptions import mount, parse_options
+from kata.base.mountoptions import mount, parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

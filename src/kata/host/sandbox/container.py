@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kata.base import mountinfo, syscalls
+from kata.base import mountoptions
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.host.sandbox.agent import Agent
@@ -165,12 +165,10 @@ def _mount_rootfs(request: ContainerRequest, undo: UndoStack) -> str:
     os.makedirs(target, mode=0o711, exist_ok=True)
     undo.push("rootfs", lambda: layout.unmount_below(target))
     for mount in request.rootfs:
-        options = mountinfo.parse_options(mount.options)
         try:
-            syscalls.mount(mount.source, target, mount.fstype, options.flags, options.data)
-            # A bind takes no other flags at first (mount(2)); the remount sets read-only.
-            if options.flags & syscalls.MS_BIND and options.flags & syscalls.MS_RDONLY:
-                syscalls.mount("", target, "", options.flags | syscalls.MS_REMOUNT)
+            mountoptions.mount(
+                mount.source, target, mount.fstype, mountoptions.parse_options(mount.options)
+            )
         except OSError as error:
             raise KataError(f"mount rootfs {target}: {error}", Code.INTERNAL) from error
     return target

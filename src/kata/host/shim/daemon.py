@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kata.host.shim.main import Arguments
+    from kata.host.shim.arguments import Arguments
 
 # The last event has to reach containerd before the process ends.
 _LAST_EVENTS_S = 5.0

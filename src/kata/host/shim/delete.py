@@ -14,7 +14,7 @@ from kata.rpc.pb import task_pb2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kata.host.shim.main import Arguments
+    from kata.host.shim.arguments import Arguments
 
 # As if killed, which is what happened to whatever ran.
 _EXIT_STATUS = 137

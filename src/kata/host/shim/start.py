@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-    from kata.host.shim.main import Arguments
+    from kata.host.shim.arguments import Arguments
 
 _READY = b"\x01"
 # A pipe takes this at once (PIPE_BUF), and a reason longer than this helps nobody.
