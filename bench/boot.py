@@ -25,6 +25,7 @@ from tools.busybox_image import BUSYBOX
 from tools.setup import BUILD, CONFIGURATION
 
 _TIMEOUT_S = 60.0
+_SERVICE = "containerd.task.v2.Task"
 
 
 def measure_boot(rounds: int) -> list[Figure]:
@@ -87,15 +88,16 @@ def boot_shim() -> float:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(done.stdout.removeprefix("unix://"))
         client = Client(Channel.from_socket(sock))
-        service = "containerd.task.v2.Task"
-        request = task_pb2.CreateTaskRequest(id=name, bundle=folder)
-        client.call(f"{service}/Create", request, task_pb2.CreateTaskResponse, _TIMEOUT_S)
-        took = log.wait_for("agent answers") - started
-        delete = task_pb2.DeleteRequest(id=name)
-        client.call(f"{service}/Delete", delete, task_pb2.DeleteResponse, _TIMEOUT_S)
-        shutdown = task_pb2.ShutdownRequest(id=name)
-        client.call(f"{service}/Shutdown", shutdown, empty_pb2.Empty, _TIMEOUT_S)
-        client.close()
+        try:
+            request = task_pb2.CreateTaskRequest(id=name, bundle=folder)
+            client.call(f"{_SERVICE}/Create", request, task_pb2.CreateTaskResponse, _TIMEOUT_S)
+            took = log.wait_for("agent answers") - started
+            delete = task_pb2.DeleteRequest(id=name)
+            client.call(f"{_SERVICE}/Delete", delete, task_pb2.DeleteResponse, _TIMEOUT_S)
+        finally:
+            shutdown = task_pb2.ShutdownRequest(id=name, now=True)
+            client.call(f"{_SERVICE}/Shutdown", shutdown, empty_pb2.Empty, _TIMEOUT_S)
+            client.close()
         return took
 
 

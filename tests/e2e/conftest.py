@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.containerd import Containerd
 from tests.support.leaks import assert_nothing_new, take_inventory
+from tests.support.sandboxes import assert_gone
 from tools import busybox_image
 
 # Paths of sockets are limited to 108 bytes, so not below pytest's own folder.
@@ -25,12 +26,14 @@ def image_archive(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def containerd(image_archive: str) -> Iterator[Containerd]:
     """Debian's containerd, running, with the busybox image."""
+    before = take_inventory()
     with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
         daemon = Containerd(Path(folder))
         daemon.start()
         daemon.ctr("image", "import", image_archive)
         yield daemon
         daemon.stop()
+    assert_nothing_new(before)
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +47,10 @@ def shared_name(containerd: Containerd) -> Iterator[str]:
 
 @pytest.fixture
 def name(containerd: Containerd, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A container's name; whatever the test leaves is removed, and nothing else may be left."""
-    before = take_inventory()
+    """A container's name; whatever the test leaves is removed, and then nothing may be left."""
     container = (
         request.node.name.split("[")[0].replace("test_", "").replace("_", "-")[:40].strip("-")
     )
     yield container
     containerd.remove(container)
-    assert_nothing_new(before)
+    assert_gone(container, containerd.address)

@@ -130,22 +130,23 @@ def test_device_rules(rule: dict[str, Any], numbers: dict[str, int]) -> None:
     assert kept == numbers
 
 
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 PROCESS = st.fixed_dictionaries(
     {
-        "cwd": st.text(min_size=1),
+        "cwd": TEXT.filter(bool),
         "user": st.fixed_dictionaries(
             {"uid": st.integers(0, 2**32 - 1), "gid": st.integers(0, 2**32 - 1)}
         ),
     },
     optional={
-        "args": st.lists(st.text(), min_size=1),
-        "env": st.lists(st.text(), min_size=1),
+        "args": st.lists(TEXT, min_size=1),
+        "env": st.lists(TEXT, min_size=1),
         "terminal": st.just(True),
         "oomScoreAdj": st.integers(-1000, 1000).filter(bool),
         "rlimits": st.lists(
             st.fixed_dictionaries(
                 {
-                    "type": st.text(),
+                    "type": TEXT,
                     "soft": st.integers(0, 2**64 - 1),
                     "hard": st.integers(0, 2**64 - 1),
                 }

@@ -37,11 +37,11 @@ def kill(sandbox: str, program: str, signum: int = signal.SIGKILL) -> None:
 
 
 def find_leftovers(sandbox: str, socket_path: str = "") -> list[str]:
-    """Return what a sandbox has on the host: processes, files, mounts, cgroups."""
+    """Return what a sandbox, or others whose name begins with its, has on the host."""
     found = [f"process {line}" for line in find_processes(sandbox)]
     paths = [
-        f"/run/kata/{sandbox}",
-        f"/run/kata-containers/shared/sandboxes/{sandbox}",
+        *(str(path) for path in Path("/run/kata").glob(f"{sandbox}*")),
+        *(str(path) for path in Path("/run/kata-containers/shared/sandboxes").glob(f"{sandbox}*")),
         socket_path,
         *(str(path) for path in Path("/dev/shm").glob(f"*{sandbox}*")),
         *(str(path) for path in Path("/sys/fs/cgroup").glob(f"*/**/{sandbox}")),
