@@ -245,6 +245,13 @@ def test_missing_command(host: Host) -> None:
     assert host.wait("c1") == 0
 
 
+@pytest.mark.parametrize("version", ["1.2.1", "1.3.0-dev", ""])
+def test_any_version_of_the_specification(host: Host, version: str) -> None:
+    host.create("c1", {**host.spec("true"), "ociVersion": version})
+    host.start("c1")
+    assert host.wait("c1") == 0
+
+
 def test_missing_rootfs(host: Host) -> None:
     spec = host.spec("true")
     spec["root"]["path"] = "/nonexistent"

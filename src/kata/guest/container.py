@@ -68,9 +68,10 @@ class Container:
         """
         self._init_name = init_name or self.id
         self._observe = observe
+        bundled = {**spec, "ociVersion": self._runtime.spec_version}
         os.makedirs(self._folder, 0o700)
         try:
-            files.write(f"{self._folder}/config.json", render_json(spec))
+            files.write(f"{self._folder}/config.json", render_json(bundled))
             self._launch(self._init, spec.get("process"), self._create)
             self.cgroup = cgroup.find_path(self._init.pid)
         except BaseException as error:

@@ -32,6 +32,10 @@ _SILENT = (None, None, None)
 class Crun(Runtime):
     """Run crun with a state folder of its own."""
 
+    # crun 1.8 refuses every version without a "1.0" in it.  Later versions of the specification
+    # only add members, and crun ignores those it does not know.
+    spec_version = "1.0.2"
+
     def __init__(self, root: str, cgroup_manager: str, reaper: Reaper, log: Logger) -> None:
         """``root`` is made here; ``cgroup_manager`` is crun's option: cgroupfs or disabled."""
         os.makedirs(root, 0o700, exist_ok=True)

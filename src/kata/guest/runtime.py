@@ -18,6 +18,9 @@ class Runtime:
     leave no process behind.  Descriptors are borrowed.
     """
 
+    # The version that config.json states to this runtime, whatever the engine's was.
+    spec_version: str
+
     def create(self, container_id: str, bundle: str, stdio: Stdio, exit_: Exit) -> int:
         """Create a container whose first process waits for ``start``; return that process's pid.
 
