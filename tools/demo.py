@@ -106,6 +106,10 @@ def stop_demo() -> None:
         while _demo_pid() and time.monotonic() < deadline:
             time.sleep(0.1)
         os.close(pidfd)
+        # containerd removes its first socket and leaves the second.
+        for path in (SOCKET, f"{SOCKET}.ttrpc"):
+            if os.path.exists(path) and not _answers(path):
+                os.unlink(path)
     with open("/proc/self/mounts", encoding="utf-8") as file:
         busy = [line.split()[1] for line in file if line.split()[1].startswith(FOLDER + "/")]
     if busy:

@@ -27,9 +27,6 @@ class Hypervisor(Protocol):
     def child(self) -> Child:
         """Return the machine's process."""
 
-    def wait_running(self, timeout_s: float) -> None:
-        """Return when the machine executes guest code; raise when it never will."""
-
     def stop(self) -> None:
         """End the machine at once.  May be called twice and on one that is dead."""
 

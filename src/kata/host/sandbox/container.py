@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,10 +147,6 @@ class Container:
         for process in self.list_processes():
             process.io.close()
         return self._undo.run()
-
-    def push_undo(self, name: str, step: Callable[[], None]) -> None:
-        """Remember something to give back with the container."""
-        self._undo.push(name, step)
 
 
 def _mount_rootfs(request: ContainerRequest, undo: UndoStack) -> str:

@@ -98,12 +98,6 @@ class Qemu:
             raise KataError("use machine: it was not started", Code.FAILED_PRECONDITION)
         return self._child
 
-    def wait_running(self, timeout_s: float) -> None:
-        """Return when QEMU has set the machine up and runs it."""
-        status = self._monitor().execute("query-status", timeout_s=timeout_s)
-        if not status["running"]:
-            raise KataError(f"start machine: it is {status['status']}")
-
     def stop(self) -> None:
         """Kill the machine and reap it."""
         if self._child is not None:
