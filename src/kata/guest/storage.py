@@ -164,12 +164,6 @@ def check_mount_point(path: str) -> None:
         raise KataError(f"mount storage: invalid mount point {path!r}", Code.INVALID_ARGUMENT)
 
 
-def _mount_file_system(storage: Storage) -> None:
-    os.makedirs(storage.mount_point, exist_ok=True)
-    options = parse_options(storage.options)
-    mount(storage.source, storage.mount_point, storage.fstype, options)
-
-
 def _mount_virtiofs(storage: Storage) -> None:
     os.makedirs(storage.mount_point, exist_ok=True)
     options = parse_options(storage.options)
