@@ -36,10 +36,16 @@ TIMEOUT_S = 90.0
 class Containerd:
     """One containerd with its own folder, and its client ctr."""
 
-    def __init__(self, folder: Path, programs: Path | None = None) -> None:
-        """``programs`` holds containerd and ctr of another version than the system's."""
+    def __init__(
+        self, folder: Path, programs: Path | None = None, configuration: str = CONFIGURATION
+    ) -> None:
+        """``programs`` holds containerd and ctr of another version than the system's.
+
+        ``configuration`` is kata's.
+        """
         self.folder = folder
         self._programs = str(programs) if programs else ""
+        self._configuration = configuration
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"{folder}/c.sock"
         (folder / "config.toml").write_text(CONFIG.format(folder=folder))
@@ -175,4 +181,4 @@ class Containerd:
 
     def _environ(self) -> dict[str, str]:
         path = f"{self._programs}:{BUILD}/bin:{os.environ['PATH']}".lstrip(":")
-        return {**os.environ, "PATH": path, "KATA_CONF_FILE": CONFIGURATION}
+        return {**os.environ, "PATH": path, "KATA_CONF_FILE": self._configuration}
