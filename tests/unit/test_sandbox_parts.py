@@ -146,7 +146,20 @@ def test_clean_up_spares_a_process_that_got_the_pid_later() -> None:
     child.wait(5)
 
 
+def test_draft_of_a_killed_shim_is_cleaned_up() -> None:
+    child = subprocess.Popen(["/bin/true"])
+    child.wait(5)
+    draft = f"{record.ROOT}/.{child.pid}.s1"
+    os.makedirs(draft)
+    others = f"{record.ROOT}/.{child.pid}.s1.s1"
+    os.makedirs(others)
+    assert clean_up("s1", "owner") == []
+    assert not os.path.exists(draft)
+    assert os.path.exists(others)
+
+
 def test_folder_without_a_record_is_cleaned_up() -> None:
-    RecordFile("s1").create("owner")
+    os.makedirs(record.state_folder("s1"))
+    assert is_orphaned("s1")
     assert clean_up("s1", "owner") == []
     assert not os.path.exists(record.state_folder("s1"))

@@ -35,6 +35,7 @@ def clean_up(sandbox_id: str, owner: str = "") -> list[str]:
         layout.remove_skeleton(base)
         if not failures:
             record.remove_state_folder(record.state_folder(sandbox_id))
+            record.remove_drafts(sandbox_id)
     except (KataError, OSError) as error:
         failures.append(describe_error(error))
     return failures
@@ -46,9 +47,9 @@ def unmount_rootfs(bundle: str) -> None:
 
 
 def is_orphaned(sandbox_id: str) -> bool:
-    """Return whether a sandbox has a record whose shim is dead."""
+    """Return whether a sandbox left a state folder and its shim is dead."""
     found = record.load_record(sandbox_id)
     if found is None:
-        return False
+        return os.path.exists(record.state_folder(sandbox_id))
     shims = [entry for entry in found.processes if entry.role == "shim"]
     return all(read_start_time(entry.pid) != entry.start_time for entry in shims)

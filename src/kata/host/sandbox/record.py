@@ -48,13 +48,20 @@ class RecordFile:
         self._lock = threading.Lock()
         self._record = Record(sandbox_id)
 
-    def create(self, owner: str) -> None:
-        """Make the state folder; ALREADY_EXISTS when the sandbox has one."""
+    def create(self, owner: str, *processes: ProcessEntry) -> None:
+        """Make the state folder with its record; ALREADY_EXISTS when the sandbox has one.
+
+        Folder and record appear at once, so a sandbox without a record is never one that lives.
+        """
         self._record.owner = owner
-        os.makedirs(ROOT, mode=0o700, exist_ok=True)
+        self._record.processes += processes
+        draft = f"{ROOT}/.{os.getpid()}.{self._record.sandbox_id}"
+        os.makedirs(draft, mode=0o700, exist_ok=True)
+        _save(draft, self._record)
         try:
-            os.mkdir(self.folder, mode=0o700)
-        except FileExistsError as error:
+            os.rename(draft, self.folder)  # replaces an empty folder, which holds nothing
+        except OSError as error:
+            remove_state_folder(draft)
             raise KataError(
                 f"create sandbox {self._record.sandbox_id}: it exists already ({self.folder})",
                 Code.ALREADY_EXISTS,
@@ -103,6 +110,19 @@ def end_recorded_processes(record: Record) -> list[str]:
         for entry in record.processes
         if not end_process(entry.pid, entry.start_time)
     ]
+
+
+def remove_drafts(sandbox_id: str) -> None:
+    """Remove what shims left that were killed while they made the state folder."""
+    try:
+        names = os.listdir(ROOT)
+    except FileNotFoundError:
+        return
+    for name in names:
+        hidden, _, rest = name.partition(".")
+        pid, _, owner = rest.partition(".")
+        if not hidden and owner == sandbox_id and not os.path.exists(f"/proc/{pid}"):
+            remove_state_folder(f"{ROOT}/{name}")
 
 
 def remove_state_folder(folder: str) -> None:

@@ -17,7 +17,7 @@ from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.container import Container
 from kata.host.sandbox.machine import Machine, MachineContext
-from kata.host.sandbox.record import ROOT, RecordFile
+from kata.host.sandbox.record import ROOT, ProcessEntry, RecordFile
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
 from kata.rpc.pb import agent_pb2
@@ -58,9 +58,9 @@ class Sandbox:
         started = time.monotonic()
         if is_orphaned(self.id):
             self._log.warning("leftovers of a killed shim removed", failures=clean_up(self.id))
-        self._record.create(owner)
+        shim = ProcessEntry("shim", own_pid, read_start_time(own_pid) or 0)
+        self._record.create(owner, shim)
         self._undo.push("state folder", self._record.remove)
-        self._record.add_process("shim", own_pid, read_start_time(own_pid) or 0)
         accelerator = choose_accelerator(self._config.hypervisor.accel, ROOT)
         if accelerator.reason:
             self._log.warning("no KVM, the machine is emulated", reason=accelerator.reason)
