@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -19,12 +20,19 @@ from tools.setup import CONFIGURATION
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """A booted sandbox with the modules of the devices that tests plug in."""
+    with booted(f"vm-{os.getpid()}", CONFIGURATION) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def booted(sandbox_id: str, configuration: str) -> Iterator[Sandbox]:
+    """Boot a sandbox and end it; nothing of it may be left."""
     before = take_inventory()
-    config = load_config(CONFIGURATION, {})
+    config = load_config(configuration, {})
     agent = dataclasses.replace(config.agent, kernel_modules=("virtio_blk", "virtio_net"))
     config = dataclasses.replace(config, agent=agent)
     lines: list[bytes] = []
-    made = Sandbox(f"vm-{os.getpid()}", config, Logger(lines.append), Spawner())
+    made = Sandbox(sandbox_id, config, Logger(lines.append), Spawner())
     try:
         made.boot(os.getpid(), "vm-test")
         made.wait_ready("vm-test")
