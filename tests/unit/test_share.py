@@ -122,3 +122,23 @@ def test_flavour(tmp_path: Path, answer: str, flavour: Flavour) -> None:
 def test_flavour_of_something_else() -> None:
     with pytest.raises(KataError, match="/bin/echo"):
         find_flavour("/bin/echo")
+
+
+@pytest.mark.parametrize(
+    ("flavour", "asked", "said"),
+    [
+        (Flavour.C, "never", "cache=none"),
+        (Flavour.C, "always", "cache=always"),
+        (Flavour.RUST, "none", "--cache=never"),
+        (Flavour.RUST, "metadata", "--cache=metadata"),
+    ],
+)
+def test_cache_mode_in_the_daemons_words(flavour: Flavour, asked: str, said: str) -> None:
+    spec = ShareSpec("/usr/bin/virtiofsd", "/shared", asked, ())
+    assert said in plan_arguments(spec, flavour, 3, 1000)
+
+
+def test_cache_mode_that_the_daemon_does_not_have() -> None:
+    spec = ShareSpec("/usr/bin/virtiofsd", "/shared", "metadata", ())
+    with pytest.raises(KataError, match="metadata"):
+        plan_arguments(spec, Flavour.C, 3, 1000)

@@ -77,7 +77,7 @@ def plan_arguments(spec: ShareSpec, flavour: Flavour, fd: int, max_files: int) -
             "-o",
             f"source={spec.folder}",
             "-o",
-            f"cache={spec.cache}",
+            f"cache={_translate_cache(spec.cache, flavour)}",
             "-o",
             "announce_submounts",
             "-o",
@@ -88,11 +88,24 @@ def plan_arguments(spec: ShareSpec, flavour: Flavour, fd: int, max_files: int) -
             spec.binary,
             f"--fd={fd}",
             f"--shared-dir={spec.folder}",
-            f"--cache={spec.cache}",
+            f"--cache={_translate_cache(spec.cache, flavour)}",
             "--announce-submounts",
             "--sandbox=namespace",
         ]
     return [*argv, f"--rlimit-nofile={max_files}", *spec.extra_args]
+
+
+def _translate_cache(mode: str, flavour: Flavour) -> str:
+    """Return a cache mode in a daemon's own words; refuse one that it does not have."""
+    if flavour is Flavour.RUST:
+        return "never" if mode == "none" else mode
+    if mode == "metadata":
+        raise KataError(
+            "start virtiofsd: the C implementation has no cache mode 'metadata'",
+            Code.INVALID_ARGUMENT,
+            'set virtio_fs_cache to "auto", "always" or "never", or use the Rust virtiofsd',
+        )
+    return "none" if mode == "never" else mode
 
 
 def start_share(spec: ShareSpec, spawner: Spawner, socket_path: str) -> Share:
