@@ -68,7 +68,6 @@ class Tasks:
         self._lock = threading.Condition()
         self._reserved: dict[str, Sandbox | None] = {}
         self._containers: dict[str, Container] = {}
-        self._kinds: dict[str, ContainerKind] = {}
         self._sandbox: Sandbox | None = None
 
     def create(self, request: TaskRequest) -> int:
@@ -154,7 +153,6 @@ class Tasks:
             return process
         process.require_deletable()
         process.finish(_KILLED)
-        process.io.drain()
         self._end_sandbox(container)
         self._release(container)
         with self._lock:
@@ -315,7 +313,6 @@ class Tasks:
         process.exit_told.set()
         if not process.exec_id:
             container = self.get_container(process.container_id)
-            process.io.drain()
             if process.lost:
                 self._get_sandbox().wait_cause()  # which is told before the end is taken as wanted
             self._end_sandbox(container)
