@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kata.base.errors import Code, KataError
-from kata.host.sandbox.plan import plan_container
+from kata.host.sandbox.plan import GuestRules, plan_container
 from kata.oci.bundle import load_spec, parse_spec
 from kata.oci.convert import convert_process, convert_resources, convert_spec
 from kata.rpc.pb import oci_pb2
@@ -88,7 +88,7 @@ def test_any_spec_is_planned_or_refused(
         "linux": linux,
     }
     with or_refused(Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED):
-        plan = plan_container("c1", spec, guest_seccomp=True)
+        plan = plan_container("c1", spec, GuestRules())
         convert_spec(plan.spec)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from kata.base.errors import Code, KataError
 from kata.config.parse import ConfigFile, parse_config
-from kata.host.sandbox.plan import ContainerPlan, SharedMount, plan_container, plan_vm
+from kata.host.sandbox.mounts import SharedMount
+from kata.host.sandbox.plan import ContainerPlan, GuestRules, plan_container, plan_vm
 from kata.host.share.layout import GUEST_FOLDER
 
 SPEC: dict[str, Any] = {
@@ -38,7 +39,7 @@ SPEC: dict[str, Any] = {
 
 
 def plan(spec: dict[str, Any], *, seccomp: bool = False) -> ContainerPlan:
-    return plan_container("c1", spec, guest_seccomp=seccomp)
+    return plan_container("c1", spec, GuestRules(seccomp=seccomp))
 
 
 def changed(**keys: Any) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def test_root_is_in_the_shared_folder() -> None:
 def test_bind_mounts_are_shared_and_virtual_ones_are_the_guests() -> None:
     planned = plan(SPEC)
     first, second = "c1-0000000000000001-data", "c1-0000000000000002-hosts"
-    assert planned.mounts == (
+    assert planned.mounts.shared == (
         SharedMount("/srv", first, read_only=True, recursive=True),
         SharedMount("/h", second, read_only=False, recursive=False),
     )

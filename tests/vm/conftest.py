@@ -35,7 +35,7 @@ def booted(sandbox_id: str, configuration: str) -> Iterator[Sandbox]:
     made = Sandbox(sandbox_id, config, Logger(lines.append), Spawner())
     try:
         made.boot(os.getpid(), "vm-test")
-        made.wait_ready("vm-test")
+        made.wait_ready()
         yield made
     finally:
         made.stop(graceful=True)

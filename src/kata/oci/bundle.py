@@ -31,6 +31,19 @@ def load_spec(bundle: str) -> dict[str, Any]:
     return parse_spec(text, path)
 
 
+def load_annotations(bundle: str) -> dict[str, str]:
+    """Return the annotations of a bundle's spec."""
+    return annotations_of(load_spec(bundle))
+
+
+def annotations_of(spec: dict[str, Any]) -> dict[str, str]:
+    """Return a spec's annotations.  Raises INVALID_ARGUMENT when they are no object of texts."""
+    found = spec.get("annotations") or {}
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise KataError("read config.json.annotations: no object of texts", Code.INVALID_ARGUMENT)
+    return found
+
+
 def parse_spec(text: bytes, path: str) -> dict[str, Any]:
     """Parse the text of a config.json; ``path`` is for messages."""
     try:

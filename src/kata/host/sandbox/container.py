@@ -59,7 +59,7 @@ class Container:
         target = f"{mounts_folder}/{self.id}/rootfs"
         self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
         layout.bind_into_share(rootfs, target, read_only=False, recursive=True)
-        for mount in plan.mounts:
+        for mount in plan.mounts.shared:
             layout.bind_into_share(
                 mount.source,
                 f"{mounts_folder}/{mount.name}",
@@ -69,7 +69,17 @@ class Container:
 
     def create(self, agent: Agent, plan: ContainerPlan) -> None:
         """Create the container in the guest."""
-        request = agent_pb2.CreateContainerRequest(container_id=self.id)
+        request = agent_pb2.CreateContainerRequest(
+            container_id=self.id, sandbox_pidns=plan.shared_pids
+        )
+        for storage in plan.mounts.storages:
+            request.storages.add(
+                driver=storage.driver,
+                source=storage.source,
+                fstype=storage.fstype,
+                options=storage.options,
+                mount_point=storage.mount_point,
+            )
         request.OCI.CopyFrom(convert_spec(plan.spec))
         request.OCI.Process.Terminal = self.process.io.terminal
         agent.create_container(request)
@@ -77,6 +87,22 @@ class Container:
     def start(self, agent: Agent) -> None:
         """Run the container's process."""
         self.process.start(agent, lambda: agent.start_container(self.id))
+
+    def signal(self, agent: Agent, exec_id: str, signum: int) -> None:
+        """Send a signal to the container's process or to an exec."""
+        process = self.get_process(exec_id)
+        alive = {State.RUNNING, State.PAUSED} | (set() if exec_id else {State.CREATED})
+        process.require("kill", *alive)
+        agent.signal_process(self.id, exec_id, signum)
+
+    def stats(self, agent: Agent) -> agent_pb2.StatsContainerResponse:
+        """Return the container's use of resources."""
+        self.process.require("stats of", State.CREATED, State.RUNNING, State.PAUSED)
+        return agent.stats_container(self.id)
+
+    def remove(self, agent: Agent) -> None:
+        """Remove the container in the guest, with everything that still runs in it."""
+        agent.remove_container(self.id)
 
     def add_exec(self, exec_id: str, spec: dict[str, Any], io: ProcessIo) -> Process:
         """Register another process; ALREADY_EXISTS when the id is taken."""
@@ -170,7 +196,7 @@ def _mount_rootfs(request: ContainerRequest, undo: UndoStack) -> str:
 
 
 def _remove_shared(mounts_folder: str, container_id: str, plan: ContainerPlan) -> None:
-    for name in [mount.name for mount in plan.mounts] + [container_id]:
+    for name in [mount.name for mount in plan.mounts.shared] + [container_id]:
         path = f"{mounts_folder}/{name}"
         layout.unmount_below(path)
         if os.path.isdir(path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kata.base.errors import Code, KataError
 from kata.config.records import Config
 from kata.host.hypervisor.spec import SharedFolder, VmSpec
+from kata.host.sandbox.mounts import MountPlan, Probe, plan_mounts, probe_source
 from kata.host.share import layout
 from kata.oci.convert import convert_spec
 
@@ -32,32 +34,29 @@ _BASE_PARAMS = (
     "cgroup_no_v1=all",
 )
 
-# Mount types that the guest makes itself; their source means nothing.
-_VIRTUAL_TYPES = frozenset(
-    {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs"}
-)
 _CONFIG_ANNOTATIONS = "io.katacontainers.config."
 # Namespaces that the machine itself is.
 _MACHINE_NAMESPACES = frozenset({"network", "time"})
 
 
 @dataclass(frozen=True, slots=True)
-class SharedMount:
-    """One bind mount of a container: a host path and the name it has in the shared folder."""
+class ContainerPlan:
+    """What a container needs: the spec for the guest and what its mounts are made of."""
 
-    source: str
-    name: str
-    read_only: bool
-    recursive: bool
+    spec: dict[str, Any]
+    mounts: MountPlan
+    # Whether the pod's containers see each other's processes.
+    shared_pids: bool
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerPlan:
-    """What a container needs: the spec for the guest and the host paths to share."""
+class GuestRules:
+    """What a sandbox does to all its containers' specs."""
 
-    spec: dict[str, Any]
-    mounts: tuple[SharedMount, ...]
-    warnings: tuple[str, ...]
+    seccomp: bool = True
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    probe: Probe = probe_source
 
 
 def plan_vm(sandbox_id: str, config: Config, accelerator: str, vsock_cid: int | None) -> VmSpec:
@@ -93,31 +92,35 @@ def plan_vm(sandbox_id: str, config: Config, accelerator: str, vsock_cid: int | 
     )
 
 
-def plan_container(
-    container_id: str, spec: dict[str, Any], *, guest_seccomp: bool
-) -> ContainerPlan:
+def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -> ContainerPlan:
     """Rewrite a container's spec for the guest and list what of the host it wants to see.
 
     ``spec`` is not changed.  Raises INVALID_ARGUMENT for a spec no container can be made of.
     """
-    _check_spec(spec)
+    check_spec(spec)
     guest = copy.deepcopy(spec)
     warnings: list[str] = []
     guest["root"] = {
         "path": f"{layout.GUEST_FOLDER}/{container_id}/rootfs",
         "readonly": bool(spec["root"].get("readonly", False)),
     }
-    mounts = _plan_mounts(container_id, guest)
+    mounts = plan_mounts(container_id, guest, rules.probe)
     linux = guest.setdefault("linux", {})
+    shared_pids = any(
+        namespace.get("type") == "pid" and namespace.get("path")
+        for namespace in linux.get("namespaces") or []
+    )
     linux["namespaces"] = [
         {"type": namespace.get("type", "")}
         for namespace in linux.get("namespaces") or []
         if namespace.get("type") not in _MACHINE_NAMESPACES
     ]
     linux["cgroupsPath"] = _plan_cgroup(container_id, linux.get("cgroupsPath") or "")
-    if linux.get("seccomp") and not guest_seccomp:
+    if linux.get("seccomp") and not rules.seccomp:
         linux.pop("seccomp")
         warnings.append("seccomp profile left out: disable_guest_seccomp is set")
+    if rules.sysctls:
+        linux["sysctl"] = {**rules.sysctls, **(linux.get("sysctl") or {})}
     _strip_resources(linux.get("resources") or {})
     linux.pop("mountLabel", None)
     linux.pop("intelRdt", None)
@@ -129,7 +132,7 @@ def plan_container(
     ]
     if guest.pop("hooks", None):
         warnings.append("hooks left out: they are not supported yet")
-    return ContainerPlan(guest, mounts, tuple(warnings))
+    return ContainerPlan(guest, mounts, shared_pids, tuple(warnings))
 
 
 def _count_vcpus(wanted: float) -> int:
@@ -142,7 +145,8 @@ def strip_labels(process: dict[str, Any]) -> None:
     process.pop("selinuxLabel", None)
 
 
-def _check_spec(spec: dict[str, Any]) -> None:
+def check_spec(spec: dict[str, Any]) -> None:
+    """Raise INVALID_ARGUMENT for a spec that no container can be made of."""
     for key in ("process", "root"):
         if spec.get(key) is None:
             raise KataError(f"read config.json: it has no {key}", Code.INVALID_ARGUMENT)
@@ -157,28 +161,6 @@ def _check_spec(spec: dict[str, Any]) -> None:
             raise KataError(
                 f"read config.json.mounts[{index}]: it has no destination", Code.INVALID_ARGUMENT
             )
-
-
-def _plan_mounts(container_id: str, guest: dict[str, Any]) -> tuple[SharedMount, ...]:
-    shared = []
-    for index, mount in enumerate(guest.get("mounts") or []):
-        options = mount.get("options") or []
-        is_bind = mount.get("type") == "bind" or "bind" in options or "rbind" in options
-        if not is_bind:
-            if mount.get("type") not in _VIRTUAL_TYPES:
-                raise KataError(
-                    f"mount {mount['destination']}: type {mount.get('type')!r} cannot be mounted"
-                    " from the host into a virtual machine",
-                    Code.UNIMPLEMENTED,
-                )
-            continue
-        source = mount.get("source") or ""
-        base = os.path.basename(mount["destination"].rstrip("/")) or "root"
-        name = f"{container_id}-{index:016x}-{base}"
-        shared.append(SharedMount(source, name, "ro" in options, "rbind" in options))
-        mount["type"] = "bind"
-        mount["source"] = f"{layout.GUEST_FOLDER}/{name}"
-    return tuple(shared)
 
 
 def _plan_cgroup(container_id: str, path: str) -> str:

@@ -17,6 +17,7 @@ from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.container import Container
 from kata.host.sandbox.machine import Machine, MachineContext
+from kata.host.sandbox.pod import PodPlan
 from kata.host.sandbox.record import ROOT, ProcessEntry, RecordFile
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
@@ -24,14 +25,18 @@ from kata.rpc.pb import agent_pb2
 
 # The guest has this long to write back and power off; then the machine is killed.
 _POWER_OFF_S = 5.0
+_NO_POD = PodPlan(hostname="", netns_path="", sysctls={})
 
 
 class Sandbox:
     """Owns the machine; containers are created by their own and borrow the agent."""
 
-    def __init__(self, sandbox_id: str, config: Config, log: Logger, spawner: Spawner) -> None:
+    def __init__(
+        self, sandbox_id: str, config: Config, log: Logger, spawner: Spawner, pod: PodPlan = _NO_POD
+    ) -> None:
         self.id = sandbox_id
         self._config = config
+        self._pod = pod
         self._log = log
         self._spawner = spawner
         self._undo = UndoStack()
@@ -75,13 +80,15 @@ class Sandbox:
             raise KataError(f"start sandbox {self.id}: it is not wanted any more", Code.ABORTED)
         self._log.info("machine started", ms=_since(started), pid=self._machine.pid())
 
-    def wait_ready(self, hostname: str) -> None:
+    def wait_ready(self) -> None:
         """Return when the guest is set up for containers; raise the cause when it cannot be."""
         started = time.monotonic()
         machine = self._get_machine()
         machine.wait_agent(self._spec)
         self._log.info("agent answers", ms=_since(started))
-        request = agent_pb2.CreateSandboxRequest(sandbox_id=self.id, hostname=hostname[:64])
+        request = agent_pb2.CreateSandboxRequest(
+            sandbox_id=self.id, hostname=self._pod.hostname[:64]
+        )
         request.kernel_modules.extend(
             _kernel_module(entry) for entry in self._config.agent.kernel_modules
         )
@@ -131,9 +138,11 @@ class Sandbox:
         return self._shared.mounts
 
     @property
-    def guest_seccomp(self) -> bool:
-        """Return whether seccomp profiles are applied in the guest."""
-        return not self._config.runtime.disable_guest_seccomp
+    def rules(self) -> plan.GuestRules:
+        """Return what every container's spec has to follow."""
+        return plan.GuestRules(
+            seccomp=not self._config.runtime.disable_guest_seccomp, sysctls=self._pod.sysctls
+        )
 
     def pid(self) -> int:
         """Return the pid that stands for the guest's processes."""

@@ -12,9 +12,10 @@ from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.base.processes import Spawner
 from kata.host.shim import address
+from kata.host.shim.creator import ShimIdentity
 from kata.host.shim.events import Publisher
 from kata.host.shim.service import SERVICE_NAMES, TaskService
-from kata.host.shim.tasks import ShimIdentity, Tasks
+from kata.host.shim.tasks import Tasks
 from kata.rpc.frame import Channel
 from kata.rpc.server import Server
 

@@ -10,9 +10,10 @@ from kata.base.errors import Code, KataError
 from kata.host.sandbox.container import RootfsMount
 from kata.host.sandbox.states import State
 from kata.host.shim import stats
+from kata.host.shim.creator import TaskRequest
 from kata.host.shim.events import to_timestamp
 from kata.host.shim.stdio import StdioSpec
-from kata.host.shim.tasks import TaskRequest, Tasks
+from kata.host.shim.tasks import Tasks
 from kata.host.version import VERSION
 from kata.rpc.pb import any_pb2, empty_pb2, runtimeoptions_pb2, task_pb2, task_types_pb2
 

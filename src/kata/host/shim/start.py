@@ -26,9 +26,12 @@ _MESSAGE_BYTES = 4096
 def start(arguments: Arguments) -> None:
     """Start a shim for ``-id``; prints its address.  Returns in the starting process only."""
     check_id("container", arguments.id)
-    path = address.socket_path(arguments.address, arguments.namespace, arguments.id)
+    sandbox_id = _find_sandbox(arguments)
+    path = address.socket_path(arguments.address, arguments.namespace, sandbox_id)
+    if sandbox_id != arguments.id:
+        _answer_for_pod(arguments.id, sandbox_id, path)
+        return
     listener = address.listen(path)
-    bootstrap = address.render_bootstrap(path, _max_version())
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.close(reader)
@@ -42,11 +45,7 @@ def start(arguments: Arguments) -> None:
         address.remove(path)
         reason = word.decode("utf-8", "replace") or "the daemon was killed"
         raise KataError(f"start shim: {reason}", Code.INTERNAL)
-    # containerd 1.6 finds a running shim again by this file.
-    with open("address", "w") as file:
-        file.write(f"unix://{path}")
-    sys.stdout.write(bootstrap)
-    sys.stdout.flush()
+    _answer(path)
 
 
 class ReadyPipe:
@@ -61,6 +60,35 @@ class ReadyPipe:
             os.write(self._fd, word)
             os.close(self._fd)
             self._fd = -1
+
+
+def _find_sandbox(arguments: Arguments) -> str:
+    """Return whose shim the container's is: its pod's, or its own."""
+    from kata.oci.annotations import ContainerKind, find_placement
+    from kata.oci.bundle import load_annotations
+
+    # Without a bundle the shim itself tells, when the task is created.
+    if not os.path.exists("config.json"):
+        return arguments.id
+    placement = find_placement(arguments.id, load_annotations("."))
+    return placement.sandbox_id if placement.kind is ContainerKind.CONTAINER else arguments.id
+
+
+def _answer_for_pod(container_id: str, sandbox_id: str, path: str) -> None:
+    check_id("sandbox", sandbox_id)
+    if not address.is_answering(path):
+        raise KataError(
+            f"start shim for {container_id}: its sandbox {sandbox_id} does not run", Code.NOT_FOUND
+        )
+    _answer(path)
+
+
+def _answer(path: str) -> None:
+    """Tell containerd the address; 1.6 finds a running shim again by the file."""
+    with open("address", "w") as file:
+        file.write(f"unix://{path}")
+    sys.stdout.write(address.render_bootstrap(path, _max_version()))
+    sys.stdout.flush()
 
 
 def _run_daemon(arguments: Arguments, listener: socket.socket, path: str, ready: ReadyPipe) -> int:

@@ -5,26 +5,24 @@ The service decodes requests and calls this; what happens in the machine is the 
 
 from __future__ import annotations
 
-import os
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.ids import check_id
 from kata.base.log import Logger
 from kata.base.processes import Spawner
-from kata.config.load import load_config
 from kata.host.sandbox.agent import Agent
-from kata.host.sandbox.container import Container, ContainerRequest, RootfsMount
-from kata.host.sandbox.plan import plan_container
-from kata.host.sandbox.process import Process
+from kata.host.sandbox.container import Container
+from kata.host.sandbox.pause import PauseContainer
+from kata.host.sandbox.process import EXIT_LOST, Process
 from kata.host.sandbox.sandbox import Sandbox
 from kata.host.sandbox.states import State
+from kata.host.shim.creator import Creator, ShimIdentity, TaskRequest
 from kata.host.shim.events import Publisher, to_timestamp
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind, find_placement
-from kata.oci.bundle import load_spec
+from kata.oci.bundle import annotations_of, load_spec
 from kata.rpc.pb import agent_pb2, containerd_types_pb2, events_pb2
 
 # Exit status of a task that was deleted before it was started: as if killed.
@@ -35,25 +33,6 @@ _ABORT_S = 5.0
 _TELL_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRequest:
-    """A create request, decoded."""
-
-    id: str
-    bundle: str
-    rootfs: tuple[RootfsMount, ...]
-    stdio: StdioSpec
-    config_path: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShimIdentity:
-    """Whose tasks these are: the engine's namespace, and the socket that tells shims apart."""
-
-    namespace: str
-    socket_path: str
-
-
 class Tasks:
     """All tasks of one shim."""
 
@@ -61,7 +40,7 @@ class Tasks:
         self, identity: ShimIdentity, publisher: Publisher, spawner: Spawner, log: Logger
     ) -> None:
         self._namespace = identity.namespace
-        self._owner = identity.socket_path
+        self._creator = Creator(identity, spawner, log, self._on_exit)
         self._publisher = publisher
         self._spawner = spawner
         self._log = log
@@ -69,17 +48,26 @@ class Tasks:
         self._reserved: dict[str, Sandbox | None] = {}
         self._containers: dict[str, Container] = {}
         self._sandbox: Sandbox | None = None
+        self._machine_owner = ""
 
     def create(self, request: TaskRequest) -> int:
         """Create a task, with its machine if it is the first; returns its pid."""
         check_id("container", request.id)
         spec = load_spec(request.bundle)
-        placement = find_placement(request.id, _annotations(spec))
-        if placement.kind is not ContainerKind.SINGLE:
-            raise KataError(f"create {request.id}: pods are not supported yet", Code.UNIMPLEMENTED)
+        placement = find_placement(request.id, annotations_of(spec))
         self._reserve(request.id)
         try:
-            container = self._create_single(request, spec)
+            if placement.kind is ContainerKind.CONTAINER:
+                container = self._creator.create_in_pod(
+                    request, spec, self._get_pod(request.id, placement.sandbox_id)
+                )
+            else:
+                container = self._create_sandbox(request, spec, placement.kind)
+            with self._lock:
+                self._containers[request.id] = container
+        except BaseException as error:
+            self._log.error("create failed", container=request.id, error=describe_error(error))
+            raise
         finally:
             with self._lock:
                 self._reserved.pop(request.id, None)
@@ -97,11 +85,13 @@ class Tasks:
             )
         )
         sandbox = self._get_sandbox()
-        container.process.follow(sandbox.agent, self._on_exit)
-        threading.Thread(
-            target=self._report_oom, args=(sandbox.agent,), name="oom", daemon=True
-        ).start()
-        sandbox.call_when_lost(self._on_machine_lost)
+        if placement.kind is not ContainerKind.SANDBOX:
+            container.process.follow(sandbox.agent, self._on_exit)
+        if placement.kind is not ContainerKind.CONTAINER:
+            threading.Thread(
+                target=self._report_oom, args=(sandbox.agent,), name="oom", daemon=True
+            ).start()
+            sandbox.call_when_lost(self._on_machine_lost)
         return self.pid()
 
     def start(self, container_id: str, exec_id: str) -> int:
@@ -153,8 +143,12 @@ class Tasks:
             return process
         process.require_deletable()
         process.finish(_KILLED)
-        self._end_sandbox(container)
-        self._release(container)
+        if self._owns_machine(container):
+            self._end_sandbox()
+        else:
+            self._remove_in_guest(container)
+        for failure in container.release():
+            self._log.error("clean-up failed", container=container_id, step=failure)
         with self._lock:
             self._containers.pop(container_id, None)
         self._publisher.publish(
@@ -170,10 +164,9 @@ class Tasks:
     def kill(self, container_id: str, exec_id: str, signum: int) -> None:
         """Send a signal to a task or exec."""
         container = self.get_container(container_id)
-        process = container.get_process(exec_id)
         alive = {State.RUNNING, State.PAUSED} | (set() if exec_id else {State.CREATED})
-        process.require("kill", *alive)
-        self._get_sandbox().agent.signal_process(container_id, exec_id, signum)
+        container.get_process(exec_id).require("kill", *alive)
+        container.signal(self._get_sandbox().agent, exec_id, signum)
 
     def pause(self, container_id: str) -> None:
         """Freeze a task."""
@@ -202,7 +195,7 @@ class Tasks:
         """Return a task's use of resources."""
         container = self.get_container(container_id)
         container.process.require("stats of", State.CREATED, State.RUNNING, State.PAUSED)
-        return self._get_sandbox().agent.stats_container(container_id)
+        return container.stats(self._get_sandbox().agent)
 
     def get_container(self, container_id: str) -> Container:
         """Return a created container; NOT_FOUND without."""
@@ -254,41 +247,39 @@ class Tasks:
                 sandbox.abort()
             self._lock.wait_for(lambda: container_id not in self._reserved, _ABORT_S)
 
-    def _create_single(self, request: TaskRequest, spec: dict[str, Any]) -> Container:
-        config = load_config(request.config_path or None, os.environ)
-        self._log.debug_enabled |= config.runtime.enable_debug
-        for warning in config.warnings:
-            self._log.warning("configuration", reason=warning)
-        sandbox = Sandbox(request.id, config, self._log, self._spawner)
+    def _create_sandbox(
+        self, request: TaskRequest, spec: dict[str, Any], kind: ContainerKind
+    ) -> Container:
+        sandbox = self._creator.make_sandbox(request, spec)
         with self._lock:
             self._reserved[request.id] = sandbox
-        planned = plan_container(request.id, spec, guest_seccomp=sandbox.guest_seccomp)
-        for warning in planned.warnings:
-            self._log.warning("container spec", container=request.id, reason=warning)
-        owner = (self._namespace, request.id)
-        io = TaskIo(request.stdio, owner, self._spawner, self._log)
-        container = Container(
-            ContainerRequest(request.id, request.bundle, spec, request.rootfs), io, self._log
-        )
-        try:
-            io.open()
-            sandbox.boot(os.getpid(), self._owner)
-            container.prepare(planned, sandbox.mounts_folder)
-            sandbox.wait_ready(str(spec.get("hostname") or ""))
-            sandbox.create_container(container, planned)
-        except BaseException as error:
-            sandbox.stop(graceful=False)
-            self._release(container)
-            self._log.error("create failed", container=request.id, error=describe_error(error))
-            raise
+        container = self._creator.create_with_machine(request, spec, kind, sandbox)
         with self._lock:
             self._sandbox = sandbox
-            self._containers[request.id] = container
+            self._machine_owner = request.id
         return container
 
-    def _release(self, container: Container) -> None:
-        for failure in container.release():
-            self._log.error("clean-up failed", container=container.id, step=failure)
+    def _get_pod(self, container_id: str, sandbox_id: str) -> Sandbox:
+        sandbox = self._get_sandbox()
+        if sandbox.id != sandbox_id:
+            raise KataError(
+                f"create {container_id}: it belongs to sandbox {sandbox_id}, this is {sandbox.id}",
+                Code.INVALID_ARGUMENT,
+            )
+        return sandbox
+
+    def _owns_machine(self, container: Container) -> bool:
+        """Return whether the machine ends with this container: a lone one, or the pod's sandbox."""
+        return container.id == self._machine_owner
+
+    def _remove_in_guest(self, container: Container) -> None:
+        sandbox = self._get_sandbox()
+        try:
+            container.remove(sandbox.agent)
+        except KataError as error:
+            # A dead machine took the container with it; in a live one it must not be lost sight of.
+            if error.code not in (Code.UNAVAILABLE, Code.NOT_FOUND):
+                raise
 
     def _on_exit(self, process: Process) -> None:
         self._log.info(
@@ -312,37 +303,36 @@ class Tasks:
         )
         process.exit_told.set()
         if not process.exec_id:
-            container = self.get_container(process.container_id)
             if process.lost:
                 self._get_sandbox().wait_cause()  # which is told before the end is taken as wanted
-            self._end_sandbox(container)
+            if process.container_id == self._machine_owner:
+                self._end_sandbox()
 
     def _wait_execs(self, container_id: str) -> None:
         for other in self.get_container(container_id).list_processes()[1:]:
             if other.start_told.is_set() and other.state is not State.CREATED:
                 other.exit_told.wait(_TELL_S)
 
-    def _end_sandbox(self, container: Container) -> None:
-        sandbox = self._get_sandbox()
-        for process in container.list_processes():
-            process.io.drain()
-        sandbox.stop(graceful=True)
+    def _end_sandbox(self) -> None:
+        with self._lock:
+            containers = list(self._containers.values())
+        for container in containers:
+            for process in container.list_processes():
+                process.io.drain()
+        self._get_sandbox().stop(graceful=True)
 
     def _on_machine_lost(self, cause: str) -> None:
         self._log.error("virtual machine lost", cause=cause)
+        with self._lock:
+            owner = self._containers.get(self._machine_owner)
+        if isinstance(owner, PauseContainer):
+            owner.end(EXIT_LOST)
         self._get_sandbox().stop(graceful=False)
 
     def _get_sandbox(self) -> Sandbox:
         if self._sandbox is None:
             raise KataError("use sandbox: there is none", Code.FAILED_PRECONDITION)
         return self._sandbox
-
-
-def _annotations(spec: dict[str, Any]) -> dict[str, str]:
-    found = spec.get("annotations") or {}
-    if not isinstance(found, dict):
-        raise KataError("read config.json.annotations: no object", Code.INVALID_ARGUMENT)
-    return found
 
 
 def _io_message(stdio: StdioSpec) -> events_pb2.TaskIO:

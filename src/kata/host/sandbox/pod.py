@@ -1,0 +1,52 @@
+"""What a pod asks of its machine as a whole, read from its sandbox container's spec.  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kata.base.errors import Code, KataError
+
+_HINT = "run it with another runtime class, or leave {field} out of the pod's spec"
+# Namespace type -> (the pod's field that leaves it out, what the pod would have joined).
+_OWN_NAMESPACES = {
+    "network": ("hostNetwork", "network"),
+    "pid": ("hostPID", "processes"),
+    "ipc": ("hostIPC", "System V and POSIX IPC"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """The machine-wide part of a spec."""
+
+    hostname: str
+    # Path of the network namespace that the engine has made for the pod; empty: there is none.
+    netns_path: str
+    # Kernel settings of the pod, for every container in it.
+    sysctls: dict[str, str]
+
+
+def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
+    """Read what concerns the machine.
+
+    Raises INVALID_ARGUMENT for namespaces of the host, which no guest can join.
+    """
+    linux = spec.get("linux") or {}
+    namespaces = {
+        str(entry.get("type")): str(entry.get("path") or "")
+        for entry in linux.get("namespaces") or []
+    }
+    for kind, (field, what) in _OWN_NAMESPACES.items():
+        if kind not in namespaces:
+            raise KataError(
+                f"create sandbox {sandbox_id}: {field}: a virtual machine cannot share the host's"
+                f" {what}",
+                Code.INVALID_ARGUMENT,
+                _HINT.format(field=field),
+            )
+    return PodPlan(
+        hostname=str(spec.get("hostname") or ""),
+        netns_path=namespaces["network"],
+        sysctls=dict(linux.get("sysctl") or {}),
+    )

@@ -1,0 +1,128 @@
+"""Create tasks: a lone container or a pod's sandbox with its machine, or a container of a pod.
+
+What is created is the caller's to register and to end; what failed has left nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kata.base.log import Logger
+from kata.base.processes import Spawner
+from kata.config.load import load_config
+from kata.host.sandbox.container import Container, ContainerRequest, RootfsMount
+from kata.host.sandbox.pause import PauseContainer
+from kata.host.sandbox.plan import ContainerPlan, check_spec, plan_container
+from kata.host.sandbox.pod import plan_pod
+from kata.host.sandbox.process import Process
+from kata.host.sandbox.sandbox import Sandbox
+from kata.host.shim.stdio import StdioSpec, TaskIo
+from kata.oci.annotations import ContainerKind
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """A create request, decoded."""
+
+    id: str
+    bundle: str
+    rootfs: tuple[RootfsMount, ...]
+    stdio: StdioSpec
+    config_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShimIdentity:
+    """Whose tasks these are: the engine's namespace, and the socket that tells shims apart."""
+
+    namespace: str
+    socket_path: str
+
+
+class Creator:
+    """Makes sandboxes and containers for one shim."""
+
+    def __init__(
+        self,
+        identity: ShimIdentity,
+        spawner: Spawner,
+        log: Logger,
+        on_pod_exit: Callable[[Process], None],
+    ) -> None:
+        """``on_pod_exit`` is called when a pod's sandbox container has ended."""
+        self._identity = identity
+        self._spawner = spawner
+        self._log = log
+        self._on_pod_exit = on_pod_exit
+
+    def make_sandbox(self, request: TaskRequest, spec: dict[str, Any]) -> Sandbox:
+        """Check everything that can be known beforehand; nothing is started."""
+        config = load_config(request.config_path or None, os.environ)
+        self._log.debug_enabled |= config.runtime.enable_debug
+        for warning in config.warnings:
+            self._log.warning("configuration", reason=warning)
+        check_spec(spec)
+        pod = plan_pod(request.id, spec)
+        return Sandbox(request.id, config, self._log, self._spawner, pod)
+
+    def create_with_machine(
+        self, request: TaskRequest, spec: dict[str, Any], kind: ContainerKind, sandbox: Sandbox
+    ) -> Container:
+        """Boot a sandbox's machine and create its first container, side by side."""
+        io = self._make_io(request)
+        described = ContainerRequest(request.id, request.bundle, spec, request.rootfs)
+        planned = None
+        if kind is ContainerKind.SANDBOX:
+            container: Container = PauseContainer(described, io, self._log, self._on_pod_exit)
+        else:
+            container = Container(described, io, self._log)
+        try:
+            if kind is not ContainerKind.SANDBOX:
+                planned = self._plan(request.id, spec, sandbox)
+            io.open()
+            sandbox.boot(os.getpid(), self._identity.socket_path)
+            if planned is not None:
+                container.prepare(planned, sandbox.mounts_folder)
+            sandbox.wait_ready()
+            if planned is not None:
+                sandbox.create_container(container, planned)
+        except BaseException:
+            sandbox.stop(graceful=False)
+            self._release(container)
+            raise
+        return container
+
+    def create_in_pod(
+        self, request: TaskRequest, spec: dict[str, Any], sandbox: Sandbox
+    ) -> Container:
+        """Create one more container in a pod's machine."""
+        planned = self._plan(request.id, spec, sandbox)
+        io = self._make_io(request)
+        container = Container(
+            ContainerRequest(request.id, request.bundle, spec, request.rootfs), io, self._log
+        )
+        try:
+            io.open()
+            container.prepare(planned, sandbox.mounts_folder)
+            sandbox.create_container(container, planned)
+        except BaseException:
+            self._release(container)
+            raise
+        return container
+
+    def _plan(self, container_id: str, spec: dict[str, Any], sandbox: Sandbox) -> ContainerPlan:
+        planned = plan_container(container_id, spec, sandbox.rules)
+        for warning in planned.warnings:
+            self._log.warning("container spec", container=container_id, reason=warning)
+        return planned
+
+    def _make_io(self, request: TaskRequest) -> TaskIo:
+        owner = (self._identity.namespace, request.id)
+        return TaskIo(request.stdio, owner, self._spawner, self._log)
+
+    def _release(self, container: Container) -> None:
+        for failure in container.release():
+            self._log.error("clean-up failed", container=container.id, step=failure)
