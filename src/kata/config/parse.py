@@ -23,9 +23,28 @@ from kata.config.records import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Protocol
 
     Record = type[HypervisorConfig | AgentConfig | FactoryConfig | RuntimeConfig]
+
+    class Given(Protocol):
+        """A value somebody wrote, wherever."""
+
+        @property
+        def section(self) -> str:
+            """The section of the file."""
+
+        @property
+        def key(self) -> str:
+            """The key in it."""
+
+        @property
+        def value(self) -> object:
+            """The value, of a type that the file can have."""
+
+        def refuse(self, reason: str, hint: str = "") -> NoReturn:
+            """Raise INVALID_ARGUMENT that names the place."""
+
 
 SECTIONS: dict[str, Record] = {
     "hypervisor.qemu": HypervisorConfig,
@@ -82,11 +101,12 @@ def parse_config(files: Sequence[ConfigFile]) -> Config:
     for (section, key), item in given.items():
         field = settings_of(section).get(key)
         if field:
-            values[section][field.name] = _convert(item, field)
+            values[section][field.name] = convert_value(item, field)
         elif key in INACTIVE.get(section, {}):
-            warnings.append(_accept_inactive(item))
+            accept_inactive(item)
+            warnings.append(f"{item.file.path}: {item.name} has no effect")
         else:
-            item.refuse("unknown key", _nearest(key, _known_keys(section)))
+            item.refuse("unknown key", nearest(key, known_keys(section)))
     config = Config(
         files[0].path,
         HypervisorConfig(**values["hypervisor.qemu"]),
@@ -95,7 +115,10 @@ def parse_config(files: Sequence[ConfigFile]) -> Config:
         RuntimeConfig(**values["runtime"]),
         tuple(warnings),
     )
-    _check_together(config, given)
+    conflict = find_conflict(config)
+    if conflict is not None:
+        section, key, reason = conflict
+        given[section, key].refuse(reason)
     return config
 
 
@@ -136,7 +159,7 @@ def _flatten(file: ConfigFile) -> Iterable[_Given]:
         for section, table in (tables if top in NESTED else {top: value}).items():
             if section not in INACTIVE:
                 place = _Given(file, "", section, table)
-                place.refuse("unknown section", _nearest(section, INACTIVE))
+                place.refuse("unknown section", nearest(section, INACTIVE))
             if not isinstance(table, dict):
                 whole.refuse(f"{section} must be a section")
             for key, item in table.items():
@@ -153,7 +176,8 @@ def _parse_toml(file: ConfigFile) -> dict[str, Any]:
         raise KataError(f"read {file.path}: {error}", Code.INVALID_ARGUMENT) from error
 
 
-def _convert(item: _Given, field: dataclasses.Field[Any]) -> object:
+def convert_value(item: Given, field: dataclasses.Field[Any]) -> object:
+    """Return the value for a field, of the field's type and checked."""
     value = _of_type(item, type(field.default), facts_of(field))
     reason = facts_of(field).check(value)
     if reason:
@@ -161,9 +185,7 @@ def _convert(item: _Given, field: dataclasses.Field[Any]) -> object:
     return value
 
 
-def _of_type(
-    item: _Given, kind: type, facts: Setting
-) -> bool | int | float | str | tuple[str, ...]:
+def _of_type(item: Given, kind: type, facts: Setting) -> bool | int | float | str | tuple[str, ...]:
     value = item.value
     if isinstance(value, bool) and value in dict(facts.aliases):
         return dict(facts.aliases)[value]
@@ -180,7 +202,8 @@ def _of_type(
     return item.refuse(f"{_short(value)} is not {TYPE_NAMES[kind]}")
 
 
-def _accept_inactive(item: _Given) -> str:
+def accept_inactive(item: Given) -> None:
+    """Refuse a key that we do not act on, unless its value asks for nothing."""
     accepted = INACTIVE[item.section][item.key]
     if accepted is not None and not any(
         type(item.value) is type(value) and item.value == value for value in accepted
@@ -189,31 +212,33 @@ def _accept_inactive(item: _Given) -> str:
             f"{_short(item.value)} is not supported",
             f"only {' or '.join(_short(value) for value in accepted)} is",
         )
-    return f"{item.file.path}: {item.name} has no effect"
 
 
-def _check_together(config: Config, given: dict[tuple[str, str], _Given]) -> None:
-    """Check what no single key can tell."""
+def find_conflict(config: Config) -> tuple[str, str, str] | None:
+    """Return section, key and reason of a setting that others contradict."""
     hypervisor, runtime = config.hypervisor, config.runtime
     if runtime.disable_new_netns and runtime.internetworking_model != "none":
-        given["runtime", "disable_new_netns"].refuse('needs internetworking_model = "none"')
+        return "runtime", "disable_new_netns", 'needs internetworking_model = "none"'
     most = hypervisor.default_maxvcpus
     if most and hypervisor.default_vcpus > most:
-        item = given["hypervisor.qemu", "default_maxvcpus"]
-        item.refuse(f"{most} is less than default_vcpus ({hypervisor.default_vcpus:g})")
+        reason = f"{most} is less than default_vcpus ({hypervisor.default_vcpus:g})"
+        return "hypervisor.qemu", "default_maxvcpus", reason
     most = hypervisor.default_maxmemory_mib
     if most and hypervisor.default_memory_mib > most:
-        item = given["hypervisor.qemu", "default_maxmemory"]
-        item.refuse(f"{most} MiB is less than default_memory ({hypervisor.default_memory_mib})")
+        reason = f"{most} MiB is less than default_memory ({hypervisor.default_memory_mib})"
+        return "hypervisor.qemu", "default_maxmemory", reason
     if hypervisor.shared_fs == "virtio-fs" and not hypervisor.file_mem_backend:
-        given["hypervisor.qemu", "file_mem_backend"].refuse("virtio-fs needs it")
+        return "hypervisor.qemu", "file_mem_backend", "virtio-fs needs it"
+    return None
 
 
-def _known_keys(section: str) -> list[str]:
+def known_keys(section: str) -> list[str]:
+    """Return every key of a section that upstream or we know."""
     return [*settings_of(section), *INACTIVE.get(section, {})]
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint at what was meant, if something is alike."""
     import difflib  # only a mistake pays for it
 
     found = difflib.get_close_matches(word, list(known), 1)

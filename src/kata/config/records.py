@@ -176,8 +176,8 @@ class HypervisorConfig:
     )
     enable_annotations: tuple[str, ...] = setting(
         ("enable_iommu", "kernel_params", "kernel_verity_params"),
-        "Regular expressions: which io.katacontainers.config.hypervisor.* annotations a pod may "
-        "use.",
+        "Regular expressions, matched whole: which io.katacontainers.config.* annotations a "
+        'pod may use, by key ("kernel_params") or by section and key ("runtime.disable_guest_seccomp").',
         checks.regular_expressions,
     )
     valid_hypervisor_paths: tuple[str, ...] = setting(
@@ -254,7 +254,8 @@ class RuntimeConfig:
         False, 'Run in the host\'s network namespace; needs internetworking_model = "none".'
     )
     disable_guest_seccomp: bool = setting(
-        True, "Do not pass the containers' seccomp profiles on to the guest."
+        False,
+        "Do not pass the containers' seccomp profiles on to the guest. Upstream's default is true.",
     )
     sandbox_cgroup_only: bool = setting(
         False,

@@ -34,7 +34,6 @@ _BASE_PARAMS = (
     "cgroup_no_v1=all",
 )
 
-_CONFIG_ANNOTATIONS = "io.katacontainers.config."
 # Namespaces that the machine itself is.
 _MACHINE_NAMESPACES = frozenset({"network", "time"})
 
@@ -125,11 +124,6 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
     linux.pop("mountLabel", None)
     linux.pop("intelRdt", None)
     strip_labels(guest["process"])
-    warnings += [
-        f"annotation {key} has no effect: it is not supported yet"
-        for key in spec.get("annotations") or {}
-        if key.startswith(_CONFIG_ANNOTATIONS)
-    ]
     if guest.pop("hooks", None):
         warnings.append("hooks left out: they are not supported yet")
     return ContainerPlan(guest, mounts, shared_pids, tuple(warnings))

@@ -12,6 +12,7 @@ from typing import Any
 
 from kata.base.log import Logger
 from kata.base.processes import Spawner
+from kata.config.annotations import apply_annotations
 from kata.config.load import load_config
 from kata.host.sandbox.container import Container, ContainerRequest, RootfsMount
 from kata.host.sandbox.pause import PauseContainer
@@ -21,6 +22,7 @@ from kata.host.sandbox.process import Process
 from kata.host.sandbox.sandbox import Sandbox
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind
+from kata.oci.bundle import annotations_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Creator:
     def make_sandbox(self, request: TaskRequest, spec: dict[str, Any]) -> Sandbox:
         """Check everything that can be known beforehand; nothing is started."""
         config = load_config(request.config_path or None, os.environ)
+        config = apply_annotations(config, annotations_of(spec))
         self._log.debug_enabled |= config.runtime.enable_debug
         for warning in config.warnings:
             self._log.warning("configuration", reason=warning)
