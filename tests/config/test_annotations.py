@@ -129,7 +129,7 @@ def test_the_nearest_is_told() -> None:
 
 
 def test_unknown_annotation_of_ours() -> None:
-    with pytest.raises(KataError, match="io.katacontainers.volume: it is not supported"):
+    with pytest.raises(KataError, match=r"io\.katacontainers\.volume: it is not supported"):
         apply_annotations(config(".*"), {"io.katacontainers.volume": "x"})
 
 

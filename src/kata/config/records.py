@@ -177,7 +177,8 @@ class HypervisorConfig:
     enable_annotations: tuple[str, ...] = setting(
         ("enable_iommu", "kernel_params", "kernel_verity_params"),
         "Regular expressions, matched whole: which io.katacontainers.config.* annotations a "
-        'pod may use, by key ("kernel_params") or by section and key ("runtime.disable_guest_seccomp").',
+        'pod may use, by key ("kernel_params") or by section and key '
+        '("runtime.disable_guest_seccomp").',
         checks.regular_expressions,
     )
     valid_hypervisor_paths: tuple[str, ...] = setting(
