@@ -49,6 +49,7 @@ class Container:
         self._execs: dict[str, Process | None] = {}
         self._observe: Callable[[], None] | None = None
         self._discarded = False
+        self._shares_pids = False
 
     @property
     def state(self) -> str:
@@ -68,6 +69,7 @@ class Container:
         """
         self._init_name = init_name or self.id
         self._observe = observe
+        self._shares_pids = _joins_pids(spec)
         bundled = {**spec, "ociVersion": self._runtime.spec_version}
         os.makedirs(self._folder, 0o700)
         try:
@@ -226,6 +228,9 @@ class Container:
     def _on_exit(self, status: int) -> None:
         if self._observe is not None:
             self._observe()
+        if self._shares_pids and self.cgroup:
+            # Elsewhere the others end with the first process of their pid namespace.
+            cgroup.kill(self.cgroup)
         self._machine.advance(states.STOPPED)
 
     def _undo(self, error: BaseException) -> None:
@@ -247,6 +252,15 @@ class Container:
                 if process is not None:
                     process.close()
             files.remove_folder(self._folder)
+
+
+def _joins_pids(spec: dict[str, Json]) -> bool:
+    linux = spec.get("linux")
+    entries = linux.get("namespaces") if isinstance(linux, dict) else None
+    return any(
+        isinstance(entry, dict) and entry.get("type") == "pid" and bool(entry.get("path"))
+        for entry in (entries if isinstance(entries, list) else [])
+    )
 
 
 def _is_forgotten(process: Process, wanted: bool, now: float) -> bool:

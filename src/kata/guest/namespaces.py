@@ -10,6 +10,8 @@ from kata.base.errors import Code, KataError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kata.oci.render import Json
 
 _KINDS = {"ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS}
@@ -73,11 +75,11 @@ def set_hostname(hostname: str) -> None:
     _socket.sethostname(hostname)
 
 
-def place(spec: dict[str, Json], shared: dict[str, str]) -> None:
+def place(spec: dict[str, Json], shared: Mapping[str, str]) -> None:
     """Let a container join the sandbox's namespaces where its specification names no others.
 
-    A container always gets a pid namespace: upstream's host takes the entry away and leaves it to
-    the agent.
+    ``shared`` has paths by kind.  A container always gets a pid namespace: upstream's host takes
+    the entry away and leaves it to the agent.
     """
     linux = spec.setdefault("linux", {})
     if not isinstance(linux, dict):
@@ -93,4 +95,7 @@ def place(spec: dict[str, Json], shared: dict[str, str]) -> None:
             if kind in shared and not entry.get("path"):
                 entry["path"] = shared[kind]
     if "pid" not in kinds:
-        entries.append({"type": "pid"})
+        own: dict[str, Json] = {"type": "pid"}
+        if "pid" in shared:
+            own["path"] = shared["pid"]
+        entries.append(own)

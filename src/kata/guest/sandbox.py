@@ -7,15 +7,16 @@ import threading
 
 from kata.base import syscalls
 from kata.base.errors import Code, KataError, describe_error
-from kata.guest import files, signals
+from kata.guest import files, signals, sysctl
 from kata.guest.container import Container
 from kata.guest.namespaces import SandboxNamespaces, place, set_hostname
 from kata.guest.oom import OomWatcher
+from kata.guest.pause import SharedPids
 from kata.guest.storage import Storages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from kata.base.log import Logger
     from kata.guest.guest import Guest
@@ -42,6 +43,7 @@ class Sandbox:
         self._mount_points: dict[str, list[str]] = {}
         self._runtime: Runtime | None = None
         self._namespaces = SandboxNamespaces(f"{RUN}/sandbox/ns")
+        self.pids = SharedPids()
         self._created = False
         self.storages = Storages(guest.modules.load, log)
         self.oom = OomWatcher(log)
@@ -72,6 +74,7 @@ class Sandbox:
                     "container not removed", container=container_id, error=describe_error(error)
                 )
         self.storages.close()
+        self.pids.close()
         try:
             self._namespaces.close()
         except OSError as error:
@@ -88,13 +91,19 @@ class Sandbox:
         init_name: str,
         storages: Iterable[Storage],
         spec: dict[str, Json],
+        shared: Mapping[str, str],
     ) -> None:
-        """Mount a container's storages and create it; undone when it fails."""
+        """Mount a container's storages and create it; undone when it fails.
+
+        ``shared`` are the paths of namespaces to join besides the sandbox's own.
+        """
         container = self._register(container_id)
         mount_points: list[str] = []
         try:
             mount_points = self.storages.add_all(storages)
-            place(spec, self._namespaces.paths)
+            place(spec, {**self._namespaces.paths, **shared})
+            if self._guest.is_ours:
+                sysctl.apply_network(spec)
             container.create(init_name, spec, lambda: self.oom.check(container_id))
         except BaseException:
             self.storages.release_all(mount_points)

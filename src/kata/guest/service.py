@@ -75,8 +75,6 @@ class AgentService:
     def _create_sandbox(self, request: pb.CreateSandboxRequest) -> Message:
         if request.sandbox_id:
             check_id("sandbox", request.sandbox_id)
-        if request.sandbox_pidns:
-            raise _no_shared_pids()
         self._sandbox.create(request)
         return Empty()
 
@@ -94,8 +92,6 @@ class AgentService:
                 f"create container {request.container_id}: the request has no specification",
                 Code.INVALID_ARGUMENT,
             )
-        if request.sandbox_pidns:
-            raise _no_shared_pids()
         for name in ("devices", "shared_mounts"):
             if getattr(request, name):
                 raise KataError(
@@ -103,7 +99,11 @@ class AgentService:
                     Code.UNIMPLEMENTED,
                 )
         self._sandbox.create_container(
-            request.container_id, request.exec_id, request.storages, render_message(request.OCI)
+            request.container_id,
+            request.exec_id,
+            request.storages,
+            render_message(request.OCI),
+            {"pid": self._sandbox.pids.path()} if request.sandbox_pidns else {},
         )
         return Empty()
 
@@ -270,10 +270,3 @@ def _refuse(name: str) -> Callable[[Message], Message]:
         raise KataError(f"call {name}: this agent does not implement it", Code.UNIMPLEMENTED)
 
     return refuse
-
-
-def _no_shared_pids() -> KataError:
-    return KataError(
-        "create container: a pid namespace shared by the sandbox is not supported yet",
-        Code.UNIMPLEMENTED,
-    )
