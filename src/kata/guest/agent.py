@@ -55,6 +55,7 @@ class Agent:
         services: dict[str, Mapping[str, Method]] = {
             "grpc.Health": health.methods(),
             "grpc.AgentService": self._table,
+            "kata.Forward": LateTable(_forward_methods),
         }
         self.server = Server(services, log)
 
@@ -114,6 +115,12 @@ class Agent:
         from kata.guest.sandbox import RUN
 
         return Crun(f"{RUN}/sandbox/crun", self.cgroup_manager, self._reaper, self._log)
+
+
+def _forward_methods() -> dict[str, Method]:
+    from kata.guest.forward import Forward
+
+    return Forward().methods()
 
 
 class LateTable(_Table):

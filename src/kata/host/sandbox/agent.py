@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kata.rpc.client import Client
-from kata.rpc.pb import agent_pb2, empty_pb2, health_pb2, oci_pb2
+from kata.rpc.pb import agent_pb2, empty_pb2, forward_pb2, health_pb2, oci_pb2, types_pb2
 
 # Upstream's limit for requests that do not wait for anything in the guest.
 _DEFAULT_TIMEOUT_S = 60.0
@@ -122,6 +124,54 @@ class Agent:
             container_id=container_id, exec_id=exec_id, row=height, column=width
         )
         self._do("TtyWinResize", request)
+
+    def update_interface(self, interface: types_pb2.Interface) -> None:
+        """Give a network interface its name, addresses and settings; waits for the device."""
+        request = agent_pb2.UpdateInterfaceRequest()
+        request.interface.CopyFrom(interface)
+        self._client.call(
+            "grpc.AgentService/UpdateInterface", request, types_pb2.Interface, _DEFAULT_TIMEOUT_S
+        )
+
+    def update_routes(self, routes: Sequence[types_pb2.Route]) -> None:
+        """Replace all routes that the kernel did not make itself."""
+        request = agent_pb2.UpdateRoutesRequest()
+        request.routes.Routes.extend(routes)
+        self._client.call(
+            "grpc.AgentService/UpdateRoutes", request, agent_pb2.Routes, _DEFAULT_TIMEOUT_S
+        )
+
+    def add_neighbours(self, neighbours: Sequence[types_pb2.ARPNeighbor]) -> None:
+        """Add permanent neighbours."""
+        request = agent_pb2.AddARPNeighborsRequest()
+        request.neighbors.ARPNeighbors.extend(neighbours)
+        self._do("AddARPNeighbors", request)
+
+    def dial(self, port: int) -> int:
+        """Connect to a port on the guest's loopback; returns the connection's number."""
+        answer = self._client.call(
+            "kata.Forward/Dial",
+            forward_pb2.DialRequest(port=port),
+            forward_pb2.DialResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+        return answer.connection
+
+    def receive(self, connection: int, limit: int) -> bytes:
+        """Wait for data from a connection; nothing at its end."""
+        request = forward_pb2.ReceiveRequest(connection=connection, len=limit)
+        answer = self._client.call("kata.Forward/Receive", request, forward_pb2.ReceiveResponse)
+        return answer.data
+
+    def send(self, connection: int, data: bytes) -> None:
+        """Send data over a connection, for as long as it takes; nothing ends what is sent."""
+        request = forward_pb2.SendRequest(connection=connection, data=data)
+        self._client.call("kata.Forward/Send", request, empty_pb2.Empty)
+
+    def hang_up(self, connection: int) -> None:
+        """Close a connection; one that is closed is no error."""
+        request = forward_pb2.CloseRequest(connection=connection)
+        self._client.call("kata.Forward/Close", request, empty_pb2.Empty, _DEFAULT_TIMEOUT_S)
 
     def get_metrics(self) -> str:
         """Return the guest's metrics as Prometheus text."""
