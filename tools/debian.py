@@ -1,10 +1,14 @@
-"""Debian packages that the product needs on the host."""
+"""Debian packages on the host: those of the product, and those of its tests."""
 
 from __future__ import annotations
 
 import subprocess
+from typing import TYPE_CHECKING
 
 from tools.steps import StepError, run, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PACKAGES = (
     "ca-certificates",
@@ -22,29 +26,31 @@ PACKAGES = (
     "util-linux",
     "zstd",
 )
+# Networks of pods as Kubernetes makes them, and a root file system with real servers.
+TEST_PACKAGES = ("containernetworking-plugins", "iptables", "mmdebstrap")
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive"}
 # The lists may be missing (a fresh container image) or older than the archive.
 APT = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
 
 
-def ensure_packages() -> None:
+def ensure_packages(packages: Sequence[str] = PACKAGES) -> None:
     """Install the packages that are missing."""
-    missing = missing_packages()
+    missing = missing_packages(packages)
     if missing or not has_lists():
         say("reading Debian's package lists")
         run([*APT, "update"], env=ENVIRONMENT)
     if missing:
         say(f"installing Debian packages: {' '.join(missing)}")
         run([*APT, "install", "-y", "--no-install-recommends", *missing], env=ENVIRONMENT)
-        still = missing_packages()
+        still = missing_packages(packages)
         if still:
             raise StepError(f"install Debian packages: {' '.join(still)} still missing")
 
 
-def missing_packages() -> list[str]:
+def missing_packages(packages: Sequence[str]) -> list[str]:
     """Ask dpkg which packages are not installed."""
     done = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *PACKAGES],
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *packages],
         capture_output=True,
         text=True,
         check=False,
@@ -52,7 +58,7 @@ def missing_packages() -> list[str]:
     installed = {
         line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")
     }
-    return [name for name in PACKAGES if name not in installed]
+    return [name for name in packages if name not in installed]
 
 
 def has_lists() -> bool:

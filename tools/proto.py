@@ -2,6 +2,8 @@
 
 The modules hold the serialized descriptor and build their classes with kata.rpc.codec, which needs
 a fifth of the time and memory of the usual generated code.  The stubs are mypy-protobuf's.
+
+What only the tests speak, Kubernetes' runtime interface, is the usual generated code.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from google.protobuf import any_pb2, descriptor_pb2, empty_pb2, timestamp_pb2
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 OUT = ROOT / "src" / "kata" / "rpc" / "pb"
+CRI = "tests/support/cri/runtime.proto"
 WELL_KNOWN = {
     "google/protobuf/any.proto": any_pb2,
     "google/protobuf/empty.proto": empty_pb2,
@@ -92,6 +95,23 @@ def main() -> None:
             HEADER.format(name=name) + f"from google.protobuf.{module_name(name)} import *\n"
         )
     (OUT / "__init__.py").write_text("")
+    generate_cri()
+
+
+def generate_cri() -> None:
+    """Write the tests' module of Kubernetes' runtime interface anew."""
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"--proto_path={ROOT}",
+            f"--python_out={ROOT}",
+            f"--mypy_out=quiet:{ROOT}",
+            CRI,
+        ],
+        check=True,
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ INSTALLED_SHARE = "/usr/share/kata-containers"
 def main() -> int:
     """Do all steps; return the exit code."""
     try:
-        debian.ensure_packages()
+        debian.ensure_packages((*debian.PACKAGES, *debian.TEST_PACKAGES))
         venv.ensure_development(VENV)
         paths = [os.path.join(CHECKOUT, "src"), venv.site_packages(VENV)]
         launchers.write_launchers(os.path.join(BUILD, "bin"), paths)

@@ -37,18 +37,22 @@ class Containerd:
     """One containerd with its own folder, and its client ctr."""
 
     def __init__(
-        self, folder: Path, programs: Path | None = None, configuration: str = CONFIGURATION
+        self,
+        folder: Path,
+        programs: Path | None = None,
+        configuration: str = CONFIGURATION,
+        settings: str = CONFIG,
     ) -> None:
         """``programs`` holds containerd and ctr of another version than the system's.
 
-        ``configuration`` is kata's.
+        ``configuration`` is kata's, ``settings`` containerd's with ``{folder}`` for its folder.
         """
         self.folder = folder
         self._programs = str(programs) if programs else ""
         self._configuration = configuration
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"{folder}/c.sock"
-        (folder / "config.toml").write_text(CONFIG.format(folder=folder))
+        (folder / "config.toml").write_text(settings.replace("{folder}", str(folder)))
 
     @property
     def log(self) -> str:
