@@ -83,6 +83,18 @@ class Containerd:
             self._process.wait(30)
             self._process = None
 
+    def has_open(self, path: Path) -> bool:
+        """Tell whether the daemon has a file open, a log that it still writes for example."""
+        assert self._process is not None
+        folder = f"/proc/{self._process.pid}/fd"
+        for name in os.listdir(folder):
+            try:
+                if os.readlink(f"{folder}/{name}") == str(path):
+                    return True
+            except OSError:
+                pass  # closed meanwhile
+        return False
+
     def ctr(
         self,
         *args: str,

@@ -38,6 +38,13 @@ class Pod:
         """Return the pod's status."""
         return self.cri.pod_status(self.id)
 
+    def wait_not_ready(self, timeout_s: float = 15.0) -> None:
+        """Wait until the pod is no longer ready."""
+        deadline = time.monotonic() + timeout_s
+        while self.status().state == pb.SANDBOX_READY:
+            assert time.monotonic() < deadline, f"{self.id} is still ready"
+            time.sleep(0.05)
+
     @property
     def ip(self) -> str:
         """The pod's first address."""
@@ -76,7 +83,9 @@ class Pod:
         return text
 
     def remove(self) -> None:
-        """Stop and remove the pod with its containers."""
+        """Stop and remove the pod with its containers, unless it is gone."""
+        if self.id not in {pod.id for pod in self.cri.list_pods()}:
+            return
         self.cri.stop_pod(self.id)
         self.cri.remove_pod(self.id)
 
@@ -113,11 +122,15 @@ class Container:
         return pb.ContainerState.Name(self.status().state).removeprefix("CONTAINER_")
 
     def wait(self, timeout_s: float = 30.0) -> int:
-        """Wait for the container's end; returns its exit code."""
+        """Wait for the container's end and for its whole log; returns its exit code."""
         deadline = time.monotonic() + timeout_s
         while (status := self.status()).state != pb.CONTAINER_EXITED:
             assert time.monotonic() < deadline, f"still {status}; {self.log()}"
             time.sleep(0.05)
+        # containerd may say that it ended before the last lines are in the file.
+        while self.pod.node.containerd.has_open(self.log_file):
+            assert time.monotonic() < deadline, f"log is still written: {self.log()[-1000:]}"
+            time.sleep(0.01)
         return status.exit_code
 
     def exec(self, *command: str) -> str:
