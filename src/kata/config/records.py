@@ -152,6 +152,16 @@ class HypervisorConfig:
         "The device behind which block volumes appear.",
         checks.one_of("virtio-scsi", "virtio-blk"),
     )
+    rx_rate_limiter_max_rate: int = setting(
+        0,
+        "The most bits per second that a sandbox may receive on each interface; 0: no limit.",
+        checks.between(0, 1 << 40, "bits/s"),
+    )
+    tx_rate_limiter_max_rate: int = setting(
+        0,
+        "The most bits per second that a sandbox may send on each interface; 0: no limit.",
+        checks.between(0, 1 << 40, "bits/s"),
+    )
     entropy_source: str = setting(
         "/dev/urandom", "Where the guest's random numbers come from.", checks.absolute_path
     )

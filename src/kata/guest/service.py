@@ -69,6 +69,11 @@ class AgentService:
             "OnlineCPUMem": (pb.OnlineCPUMemRequest, self._online),
             "MemHotplugByProbe": (pb.MemHotplugByProbeRequest, self._probe_memory),
             "GetVolumeStats": (pb.VolumeStatsRequest, self._get_volume_stats),
+            "UpdateInterface": (pb.UpdateInterfaceRequest, self._update_interface),
+            "UpdateRoutes": (pb.UpdateRoutesRequest, self._update_routes),
+            "ListInterfaces": (pb.ListInterfacesRequest, self._list_interfaces),
+            "ListRoutes": (pb.ListRoutesRequest, self._list_routes),
+            "AddARPNeighbors": (pb.AddARPNeighborsRequest, self._add_neighbours),
             **{name: (kind, _refuse(name)) for name, kind in _LATER.items()},
         }
 
@@ -92,17 +97,21 @@ class AgentService:
                 f"create container {request.container_id}: the request has no specification",
                 Code.INVALID_ARGUMENT,
             )
-        for name in ("devices", "shared_mounts"):
-            if getattr(request, name):
-                raise KataError(
-                    f"create container {request.container_id}: {name} are not supported yet",
-                    Code.UNIMPLEMENTED,
-                )
+        if request.shared_mounts:
+            raise KataError(
+                f"create container {request.container_id}: shared_mounts are not supported",
+                Code.UNIMPLEMENTED,
+            )
+        spec = render_message(request.OCI)
+        if request.devices:
+            from kata.guest import devices
+
+            devices.place_devices(request.devices, spec, self._guest.modules.load)
         self._sandbox.create_container(
             request.container_id,
             request.exec_id,
             request.storages,
-            render_message(request.OCI),
+            spec,
             {"pid": self._sandbox.pids.path()} if request.sandbox_pidns else {},
         )
         return Empty()
@@ -227,6 +236,32 @@ class AgentService:
 
         return volume.measure(request.volume_guest_path)
 
+    def _update_interface(self, request: pb.UpdateInterfaceRequest) -> Message:
+        from kata.guest import network
+
+        return network.update_interface(request.interface, self._guest.modules.load)
+
+    def _update_routes(self, request: pb.UpdateRoutesRequest) -> Message:
+        from kata.guest import network
+
+        return pb.Routes(Routes=network.update_routes(request.routes.Routes))
+
+    def _list_interfaces(self, _: pb.ListInterfacesRequest) -> Message:
+        from kata.guest import network
+
+        return pb.Interfaces(Interfaces=network.list_interfaces())
+
+    def _list_routes(self, _: pb.ListRoutesRequest) -> Message:
+        from kata.guest import network
+
+        return pb.Routes(Routes=network.list_routes())
+
+    def _add_neighbours(self, request: pb.AddARPNeighborsRequest) -> Message:
+        from kata.guest import network
+
+        network.add_neighbours(request.neighbors.ARPNeighbors)
+        return Empty()
+
     def _container(self, container_id: str) -> Container:
         return self._sandbox.get_container(check_id("container", container_id))
 
@@ -249,11 +284,6 @@ class AgentService:
 _LATER = {
     "RemoveStaleVirtiofsShareMounts": pb.RemoveStaleVirtiofsShareMountsRequest,
     "GetDiagnosticData": pb.GetDiagnosticDataRequest,
-    "UpdateInterface": pb.UpdateInterfaceRequest,
-    "UpdateRoutes": pb.UpdateRoutesRequest,
-    "ListInterfaces": pb.ListInterfacesRequest,
-    "ListRoutes": pb.ListRoutesRequest,
-    "AddARPNeighbors": pb.AddARPNeighborsRequest,
     "GetIPTables": pb.GetIPTablesRequest,
     "SetIPTables": pb.SetIPTablesRequest,
     "MemAgentMemcgSet": pb.MemAgentMemcgConfig,

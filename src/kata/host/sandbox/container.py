@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +68,11 @@ class Container:
                 recursive=mount.recursive,
             )
 
-    def create(self, agent: Agent, plan: ContainerPlan) -> None:
-        """Create the container in the guest."""
+    def create(self, agent: Agent, plan: ContainerPlan, disks: Mapping[str, str]) -> None:
+        """Create the container in the guest.
+
+        ``disks`` are PCI paths of plugged disks by the container's paths.
+        """
         request = agent_pb2.CreateContainerRequest(
             container_id=self.id, sandbox_pidns=plan.shared_pids
         )
@@ -80,6 +84,8 @@ class Container:
                 options=storage.options,
                 mount_point=storage.mount_point,
             )
+        for path, pci_path in disks.items():
+            request.devices.add(id=pci_path, type="blk", container_path=path)
         request.OCI.CopyFrom(convert_spec(plan.spec))
         request.OCI.Process.Terminal = self.process.io.terminal
         agent.create_container(request)

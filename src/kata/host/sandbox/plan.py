@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kata.base.errors import Code, KataError
 from kata.config.records import Config
 from kata.host.hypervisor.spec import SharedFolder, VmSpec
+from kata.host.sandbox.devices import DiskPlan, find_block_node, plan_devices
 from kata.host.sandbox.mounts import MountPlan, Probe, plan_mounts, probe_source
 from kata.host.share import layout
 from kata.oci.convert import convert_spec
@@ -44,6 +45,7 @@ class ContainerPlan:
 
     spec: dict[str, Any]
     mounts: MountPlan
+    disks: tuple[DiskPlan, ...]
     # Whether the pod's containers see each other's processes.
     shared_pids: bool
     warnings: tuple[str, ...]
@@ -56,6 +58,7 @@ class GuestRules:
     seccomp: bool = True
     sysctls: Mapping[str, str] = field(default_factory=dict)
     probe: Probe = probe_source
+    find_block_node: Callable[[int, int], str] = find_block_node
 
 
 def plan_vm(sandbox_id: str, config: Config, accelerator: str, vsock_cid: int | None) -> VmSpec:
@@ -104,6 +107,7 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
         "readonly": bool(spec["root"].get("readonly", False)),
     }
     mounts = plan_mounts(container_id, guest, rules.probe)
+    disks = plan_devices(guest, rules.find_block_node)
     linux = guest.setdefault("linux", {})
     shared_pids = any(
         namespace.get("type") == "pid" and namespace.get("path")
@@ -126,7 +130,7 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
     strip_labels(guest["process"])
     if guest.pop("hooks", None):
         warnings.append("hooks left out: they are not supported yet")
-    return ContainerPlan(guest, mounts, shared_pids, tuple(warnings))
+    return ContainerPlan(guest, mounts, disks, shared_pids, tuple(warnings))
 
 
 def _count_vcpus(wanted: float) -> int:

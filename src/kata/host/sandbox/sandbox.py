@@ -12,12 +12,16 @@ from kata.base.processes import Spawner, read_start_time
 from kata.config.records import Config
 from kata.host.hypervisor.accelerator import choose_accelerator
 from kata.host.hypervisor.interface import Hypervisor
+from kata.host.hypervisor.spec import BlockDevice
+from kata.host.network.network import NetworkSettings
 from kata.host.sandbox import plan, vsock
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.container import Container
 from kata.host.sandbox.machine import Machine, MachineContext
+from kata.host.sandbox.network import SandboxNetwork
 from kata.host.sandbox.pod import PodPlan
+from kata.host.sandbox.portforward import PortForward
 from kata.host.sandbox.record import ROOT, ProcessEntry, RecordFile
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
@@ -25,6 +29,8 @@ from kata.rpc.pb import agent_pb2
 
 # The guest has this long to write back and power off; then the machine is killed.
 _POWER_OFF_S = 5.0
+# The guest has to let go of a disk that nobody uses any more; under emulation that takes a second.
+_UNPLUG_S = 10.0
 _NO_POD = PodPlan(hostname="", netns_path="", sysctls={})
 
 
@@ -43,6 +49,8 @@ class Sandbox:
         self._record = RecordFile(sandbox_id)
         self._shared = layout.shared_paths(sandbox_id)
         self._machine: Machine | None = None
+        self._network: SandboxNetwork | None = None
+        self._disks: dict[str, list[str]] = {}
         self._stop_lock = threading.Lock()
         self._stopped = False
         self._aborted = False
@@ -75,7 +83,10 @@ class Sandbox:
         layout.prepare_shared_folder(self._shared)
         context = MachineContext(self._config, self._log, self._spawner, self._record, self._undo)
         self._machine = Machine(context)
+        network = self._connect_network()
         self._machine.start(self._spec, self._shared)
+        if network is not None:
+            network.plug(self._machine.hypervisor)
         if self._aborted:
             raise KataError(f"start sandbox {self.id}: it is not wanted any more", Code.ABORTED)
         self._log.info("machine started", ms=_since(started), pid=self._machine.pid())
@@ -100,6 +111,12 @@ class Sandbox:
             options=["nodev"],
         )
         self.call("set up guest", lambda: machine.agent.create_sandbox(request))
+        if self._network is not None:
+            configured = time.monotonic()
+            network = self._network
+            self.call("configure network", lambda: network.configure(machine.agent))
+            self._forward_ports(machine.agent)
+            self._log.info("network configured", ms=_since(configured))
         self._log.info("sandbox ready", ms=_since(started))
 
     def call(self, action: str, request: Callable[[], None]) -> None:
@@ -151,8 +168,32 @@ class Sandbox:
     def create_container(self, container: Container, planned: plan.ContainerPlan) -> None:
         """Create a prepared container in the guest."""
         started = time.monotonic()
-        self.call("create container", lambda: container.create(self.agent, planned))
+        try:
+            disks = self._plug_disks(container.id, planned)
+            self.call("create container", lambda: container.create(self.agent, planned, disks))
+        except BaseException:
+            self.release_disks(container.id)
+            raise
         self._log.info("container created", container=container.id, ms=_since(started))
+
+    def release_disks(self, container_id: str) -> None:
+        """Take the disks of a container out again, after the container itself is gone."""
+        for disk in self._disks.pop(container_id, []):
+            if not self._stopped:
+                try:
+                    self.hypervisor.unplug(disk, _UNPLUG_S)
+                except KataError as error:
+                    self._log.warning("disk not unplugged", disk=disk, error=describe_error(error))
+
+    def _plug_disks(self, container_id: str, planned: plan.ContainerPlan) -> dict[str, str]:
+        paths: dict[str, str] = {}
+        for disk in planned.disks:
+            # QEMU's ids start with a letter and have no limit worth minding.
+            name = f"disk-{container_id}-{len(paths)}"
+            device = BlockDevice(name, disk.host_path, disk.read_only, raw_device=True)
+            paths[disk.container_path] = self.hypervisor.plug_block(device)
+            self._disks.setdefault(container_id, []).append(name)
+        return paths
 
     def stop(self, *, graceful: bool) -> None:
         """End the machine and give everything back.  May be called twice; the second waits."""
@@ -168,6 +209,28 @@ class Sandbox:
             for failure in self._undo.run():
                 self._log.error("clean-up failed", step=failure)
             self._log.info("sandbox stopped", ms=_since(started))
+
+    def _connect_network(self) -> SandboxNetwork | None:
+        runtime, hypervisor = self._config.runtime, self._config.hypervisor
+        if not self._pod.netns_path or runtime.internetworking_model == "none":
+            return None
+        settings = NetworkSettings(
+            runtime.internetworking_model,
+            hypervisor.rx_rate_limiter_max_rate,
+            hypervisor.tx_rate_limiter_max_rate,
+        )
+        self._network = SandboxNetwork(self._pod.netns_path, settings, self._log)
+        self._undo.push("network", self._network.close)
+        self._network.connect()
+        return self._network
+
+    def _forward_ports(self, agent: Agent) -> None:
+        try:
+            forward = PortForward(self._pod.netns_path, agent, self._log)
+        except KataError as error:
+            self._log.warning("ports cannot be forwarded", reason=describe_error(error))
+            return
+        self._undo.push("port forwarding", forward.close)
 
     def _power_off(self, machine: Machine) -> None:
         try:

@@ -147,6 +147,7 @@ class Tasks:
             self._end_sandbox()
         else:
             self._remove_in_guest(container)
+            self._get_sandbox().release_disks(container.id)
         for failure in container.release():
             self._log.error("clean-up failed", container=container_id, step=failure)
         with self._lock:

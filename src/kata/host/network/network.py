@@ -1,0 +1,163 @@
+"""A pod's network namespace, connected to its machine: the facade of this folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kata.base import rtnetlink
+from kata.base.errors import Code, KataError
+from kata.base.log import Logger
+from kata.base.rtnetlink import AF_INET, Rtnetlink
+from kata.host.network import connect, namespace
+from kata.host.network.plan import Endpoint, Scan, plan_endpoints
+from kata.rpc.pb import types_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How to connect.  Rates are bits per second as the machine sees them; 0 is no limit."""
+
+    model: str
+    rx_rate_bps: int = 0
+    tx_rate_bps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A network card for the machine.  ``tap_fd`` belongs to the network and lives as long."""
+
+    id: str
+    name: str
+    mac: str
+    mtu: int
+    tap_fd: int
+
+
+class PodNetwork:
+    """Connects what it finds in a namespace; ``close`` takes it all back."""
+
+    def __init__(self, netns_path: str, settings: NetworkSettings, log: Logger) -> None:
+        self._path = netns_path
+        self._settings = settings
+        self._log = log
+        self._netns_fd = -1
+        self._endpoints: list[Endpoint] = []
+        self._connections: list[connect.Connection] = []
+
+    def connect(self) -> tuple[Card, ...]:
+        """Connect every interface that has an address.
+
+        Raises KataError for what cannot be connected, naming it; then nothing is.
+        """
+        if namespace.is_host_namespace(self._path):
+            raise KataError(
+                f"connect network {self._path}: it is the host's own", Code.INVALID_ARGUMENT
+            )
+        self._netns_fd = namespace.open_namespace(self._path)
+        return self.rescan()
+
+    def rescan(self) -> tuple[Card, ...]:
+        """Connect what was added since; engines may configure a network late."""
+        known = {endpoint.link.index for endpoint in self._endpoints}
+        ours = {connection.tap_name for connection in self._connections}
+        scan = namespace.run_inside(self._netns_fd, take_scan)
+        return tuple(
+            self._connect(endpoint)
+            for endpoint in plan_endpoints(scan, self._settings.model)
+            if endpoint.link.index not in known and endpoint.link.name not in ours
+        )
+
+    def interfaces(self, pci_paths: Mapping[str, str]) -> list[types_pb2.Interface]:
+        """Return the interfaces for the guest; ``pci_paths`` are by the cards' ids."""
+        return [
+            types_pb2.Interface(
+                device=endpoint.link.name,
+                name=endpoint.link.name,
+                IPAddresses=[
+                    types_pb2.IPAddress(
+                        family=_family(item.family), address=item.address, mask=str(item.prefix)
+                    )
+                    for item in endpoint.addresses
+                ],
+                mtu=endpoint.link.mtu,
+                hwAddr=connection.mac,
+                devicePath=pci_paths.get(connection.id, ""),
+                type=endpoint.link.kind,
+                raw_flags=endpoint.link.flags & rtnetlink.IFF_NOARP,
+            )
+            for endpoint, connection in zip(self._endpoints, self._connections, strict=True)
+        ]
+
+    def routes(self) -> list[types_pb2.Route]:
+        """Return the routes for the guest."""
+        return [
+            types_pb2.Route(
+                dest=route.destination,
+                gateway=route.gateway,
+                device=endpoint.link.name,
+                source=route.source,
+                scope=route.scope,
+                family=_family(route.family),
+                flags=route.flags,
+                mtu=route.mtu,
+            )
+            for endpoint in self._endpoints
+            for route in endpoint.routes
+        ]
+
+    def neighbours(self) -> list[types_pb2.ARPNeighbor]:
+        """Return the neighbours for the guest."""
+        return [
+            types_pb2.ARPNeighbor(
+                toIPAddress=types_pb2.IPAddress(family=_family(item.family), address=item.address),
+                device=endpoint.link.name,
+                lladdr=item.mac,
+                state=rtnetlink.NUD_PERMANENT,
+            )
+            for endpoint in self._endpoints
+            for item in endpoint.neighbours
+        ]
+
+    def close(self) -> None:
+        """Disconnect.  May be called twice; a namespace that has gone is no error."""
+        connections, self._connections, self._endpoints = self._connections, [], []
+        for connection in reversed(connections):
+            namespace.run_inside(self._netns_fd, connection.undo)
+        if self._netns_fd >= 0:
+            os.close(self._netns_fd)
+            self._netns_fd = -1
+
+    def _connect(self, endpoint: Endpoint) -> Card:
+        number = len(self._connections)
+        rates = connect.Rates(self._settings.rx_rate_bps, self._settings.tx_rate_bps)
+        try:
+            connection = namespace.run_inside(
+                self._netns_fd, lambda: connect.connect(endpoint, number, rates)
+            )
+        except OSError as error:
+            raise KataError(
+                f"connect interface {endpoint.link.name} by {endpoint.model}: {error.strerror}",
+                Code.INTERNAL,
+            ) from error
+        self._endpoints.append(endpoint)
+        self._connections.append(connection)
+        self._log.info("interface connected", interface=endpoint.link.name, model=endpoint.model)
+        link = endpoint.link
+        return Card(connection.id, link.name, connection.mac, link.mtu, connection.fd)
+
+
+def take_scan() -> Scan:
+    """Look at the namespace that the calling thread is in."""
+    with Rtnetlink() as netlink:
+        return Scan(
+            tuple(netlink.links()),
+            tuple(netlink.addresses()),
+            tuple(netlink.routes()),
+            tuple(netlink.neighbours()),
+        )
+
+
+def _family(family: int) -> types_pb2.IPFamily.ValueType:
+    return types_pb2.v4 if family == AF_INET else types_pb2.v6

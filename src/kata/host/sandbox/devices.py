@@ -1,0 +1,89 @@
+"""Decide what becomes of the devices that a container's spec names.  Pure but for ``find_node``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kata.base.errors import Code, KataError
+
+# Character devices that every kernel has, with the same numbers and nothing of the host behind
+# them (Documentation/admin-guide/devices.txt).
+_GUESTS_OWN = frozenset(
+    {
+        (1, 3),  # null
+        (1, 5),  # zero
+        (1, 7),  # full
+        (1, 8),  # random
+        (1, 9),  # urandom
+        (1, 11),  # kmsg
+        (5, 0),  # tty
+        (5, 2),  # ptmx
+        (10, 200),  # net/tun
+        (10, 229),  # fuse
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """A block device of the host for a container, which sees it at ``container_path``."""
+
+    container_path: str
+    host_path: str
+    read_only: bool
+
+
+def plan_devices(
+    spec: dict[str, Any], find_node: Callable[[int, int], str]
+) -> tuple[DiskPlan, ...]:
+    """Return the disks to plug in; raises for devices that no virtual machine can be given."""
+    linux = spec.get("linux") or {}
+    disks = []
+    for entry in linux.get("devices") or []:
+        path, kind = str(entry.get("path")), entry.get("type")
+        major, minor = entry.get("major") or 0, entry.get("minor") or 0
+        if kind == "b":
+            read_only = not _may_write(linux, major, minor)
+            disks.append(DiskPlan(path, find_node(major, minor), read_only))
+        elif kind in ("c", "u") and (major, minor) not in _GUESTS_OWN:
+            raise KataError(
+                f"add device {path}: the host's character device {major}:{minor} cannot be given"
+                " to a virtual machine",
+                Code.INVALID_ARGUMENT,
+                "leave it out; for privileged containers set privileged_without_host_devices = true"
+                " for this runtime in the engine's configuration",
+            )
+    return tuple(disks)
+
+
+def find_block_node(major: int, minor: int) -> str:
+    """Return the host's node of a block device.  Raises NOT_FOUND."""
+    try:
+        with open(f"/sys/dev/block/{major}:{minor}/uevent") as file:
+            facts = dict(line.rstrip("\n").partition("=")[::2] for line in file)
+        node = f"/dev/{facts['DEVNAME']}"
+    except (FileNotFoundError, KeyError):
+        node = ""
+    if not os.path.exists(node):
+        raise KataError(
+            f"add device {major}:{minor}: the host has no such block device", Code.NOT_FOUND
+        )
+    return node
+
+
+def _may_write(linux: dict[str, Any], major: int, minor: int) -> bool:
+    """Return whether the device rules allow writing; the last one that matches decides."""
+    allowed = True
+    for rule in (linux.get("resources") or {}).get("devices") or []:
+        matches = rule.get("type") in ("b", "a", "", None) and all(
+            rule.get(key) in (None, -1, number)
+            for key, number in (("major", major), ("minor", minor))
+        )
+        if matches and "w" in str(rule.get("access") or "rwm"):
+            allowed = bool(rule.get("allow"))
+        elif matches and rule.get("allow"):
+            allowed = False
+    return allowed
