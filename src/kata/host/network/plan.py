@@ -92,15 +92,26 @@ def _choose_model(link: Link, model: str) -> str:
 
 
 def _plan_routes(link: Link, routes: Sequence[Route]) -> tuple[Route, ...]:
+    """Return a link's routes without those that the guest's kernel makes itself.
+
+    Of routes to one destination the one with the lowest metric is left, which is the one in use:
+    the guest is told no metrics, and there they would replace each other.
+    """
+    made = [
+        route
+        for route in routes
+        if route.table == rtnetlink.RT_TABLE_MAIN
+        and route.kind == rtnetlink.RTN_UNICAST
+        and route.protocol != rtnetlink.RTPROT_KERNEL
+    ]
+    best: dict[tuple[int, str], int] = {}
+    for route in made:
+        key = route.family, route.destination
+        best[key] = min(route.metric, best.get(key, route.metric))
     wanted = []
-    for route in routes:
-        if (
-            route.index == link.index
-            and route.table == rtnetlink.RT_TABLE_MAIN
-            and route.kind == rtnetlink.RTN_UNICAST
-            and route.protocol != rtnetlink.RTPROT_KERNEL
-            and route not in wanted
-        ):
+    for route in made:
+        in_use = route.metric == best[route.family, route.destination]
+        if route.index == link.index and in_use and route not in wanted:
             wanted.append(route)
     return tuple(wanted)
 
@@ -117,10 +128,10 @@ def _plan_neighbours(link: Link, scan: Scan) -> tuple[Neighbour, ...]:
 
 
 def _check_routes(endpoints: Sequence[Endpoint]) -> None:
-    seen: dict[tuple[int, str, int], tuple[str, str]] = {}
+    seen: dict[tuple[int, str], tuple[str, str]] = {}
     for endpoint in endpoints:
         for route in endpoint.routes:
-            key = route.family, route.destination, route.metric
+            key = route.family, route.destination
             way = endpoint.link.name, route.gateway
             if seen.setdefault(key, way) != way:
                 name, gateway = seen[key]
