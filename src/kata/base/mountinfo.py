@@ -23,7 +23,7 @@ class Mount:
         self.fstype = rest.split(b" ", 1)[0].decode()
 
 
-def list_mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
+def list_mounts(path: str = "/proc/thread-self/mountinfo") -> list[Mount]:
     """Return the mounts of this mount namespace, in the order they were mounted."""
     with open(path, "rb") as file:
         return [Mount(line) for line in file]

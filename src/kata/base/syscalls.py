@@ -31,6 +31,7 @@ MNT_FORCE = 1
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
+CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
@@ -45,7 +46,15 @@ RB_POWER_OFF = 0x4321FEDC
 RB_AUTOBOOT = 0x01234567
 
 _SYS_FINIT_MODULE = 313  # x86_64
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
+_OPEN_TREE_CLONE = 1
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
@@ -106,6 +115,50 @@ def reboot(command: int) -> None:
 def finit_module(fd: int, parameters: str = "") -> None:
     """Call finit_module(2); borrows the descriptor."""
     _check(_libc.syscall(_SYS_FINIT_MODULE, fd, parameters.encode(), 0), "finit_module")
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def clone_mount(path: str, propagation: int, *, recursive: bool) -> int:
+    """Return a detached copy of a mount; the caller owns the descriptor.
+
+    ``propagation`` is MS_SLAVE or MS_PRIVATE.  open_tree(2) and mount_setattr(2), Linux 5.12.
+    """
+    deep = _AT_RECURSIVE if recursive else 0
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | deep
+    tree = _check(
+        _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"clone mount {path}"
+    )
+    attributes = _MountAttr(0, 0, propagation, 0)
+    try:
+        result = _libc.syscall(
+            _SYS_MOUNT_SETATTR,
+            tree,
+            b"",
+            _AT_EMPTY_PATH | deep,
+            ctypes.byref(attributes),
+            ctypes.sizeof(attributes),
+        )
+        _check(result, f"set propagation of {path}")
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def move_mount(tree_fd: int, target: str) -> None:
+    """Attach a detached mount at ``target`` (move_mount(2)); borrows the descriptor."""
+    result = _libc.syscall(
+        _SYS_MOVE_MOUNT, tree_fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
+    )
+    _check(result, f"attach mount at {target}")
 
 
 class _OpenHow(ctypes.Structure):

@@ -40,7 +40,7 @@ def update_interface(
     addresses = [_parse_address(item) for item in request.IPAddresses]
     if not MTU_MIN <= request.mtu <= MTU_MAX:
         raise _bad(request.name, "mtu", request.mtu)
-    if not request.name or len(request.name.encode()) > 15 or "/" in request.name:
+    if not _is_link_name(request.name):
         raise _bad(request.name, "name", request.name)
     mac = _parse_mac(request.name, request.hwAddr)
     load_module("virtio_net")
@@ -149,20 +149,35 @@ def _set_name(netlink: Rtnetlink, link: Link, name: str) -> None:
         netlink.set_link(link.index, flags=rtnetlink.IFF_UP, mask=rtnetlink.IFF_UP)
 
 
+def _is_link_name(name: str) -> bool:
+    """Return what dev_valid_name() of net/core/dev.c does; a zero byte would end the name early."""
+    return (
+        0 < len(name.encode()) <= 15
+        and name not in (".", "..")
+        and not any(letter in "/:\0" or letter.isspace() for letter in name)
+    )
+
+
 def _set_addresses(netlink: Rtnetlink, index: int, wanted: list[tuple[int, str, int]]) -> None:
-    there = {
-        (item.family, item.address, item.prefix): item
-        for item in netlink.addresses()
-        if item.index == index and item.scope != rtnetlink.RT_SCOPE_LINK
-    }
-    for key, item in there.items():
-        if key not in wanted:
-            netlink.delete_address(item)
+    # A network's first address takes the others with it, so look again after each that goes.
+    while stale := [
+        item for key, item in _list_addresses(netlink, index).items() if key not in wanted
+    ]:
+        netlink.delete_address(stale[0])
+    there = _list_addresses(netlink, index)
     for family, address, prefix in wanted:
         # Nobody else can have it, and an address under test cannot be used yet.
         flags = rtnetlink.IFA_F_NODAD if family == AF_INET6 else 0
         if (family, address, prefix) not in there:
             netlink.add_address(Address(index, family, address, prefix, flags=flags))
+
+
+def _list_addresses(netlink: Rtnetlink, index: int) -> dict[tuple[int, str, int], Address]:
+    return {
+        (item.family, item.address, item.prefix): item
+        for item in netlink.addresses()
+        if item.index == index and item.scope != rtnetlink.RT_SCOPE_LINK
+    }
 
 
 def _list_own(netlink: Rtnetlink) -> list[Route]:
@@ -226,7 +241,10 @@ def _check_ip(what: str, field: str, family: int, text: str) -> str:
 
 def _check_prefix(what: str, field: str, family: int, text: str) -> None:
     address, _, bits = text.partition("/")
-    _check_ip(what, field, family, address)
+    try:
+        _socket.inet_pton(family, address)
+    except OSError:
+        raise _bad(what, field, text) from None
     if not bits.isdecimal() or int(bits) > (32 if family == AF_INET else 128):
         raise _bad(what, field, text)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kata.base import mountoptions
+from kata.base import mountoptions, syscalls
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.host.sandbox.agent import Agent
@@ -17,6 +17,7 @@ from kata.host.sandbox.process import Process, ProcessIo
 from kata.host.sandbox.states import State
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
+from kata.host.share.hostview import HostView
 from kata.oci.convert import convert_process, convert_resources, convert_spec
 from kata.rpc.pb import agent_pb2
 
@@ -54,18 +55,17 @@ class Container:
         self._exec_specs: dict[str, dict[str, Any]] = {}
         self.process = Process(request.id, "", io, log)
 
-    def prepare(self, plan: ContainerPlan, mounts_folder: str) -> None:
+    def prepare(self, plan: ContainerPlan, mounts_folder: str, view: HostView) -> None:
         """Make the container's files visible in the shared folder."""
-        rootfs = _mount_rootfs(self._request, self._undo)
+        rootfs = _mount_rootfs(self._request, self._undo, view)
         target = f"{mounts_folder}/{self.id}/rootfs"
         self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
-        layout.bind_into_share(rootfs, target, read_only=False, recursive=True)
+        _attach(rootfs, target, read_only=False)
         for mount in plan.mounts.shared:
-            layout.bind_into_share(
-                mount.source,
+            _attach(
+                _clone(view, mount.source, recursive=mount.recursive, follows=mount.follows),
                 f"{mounts_folder}/{mount.name}",
                 read_only=mount.read_only,
-                recursive=mount.recursive,
             )
 
     def create(self, agent: Agent, plan: ContainerPlan, disks: Mapping[str, str]) -> None:
@@ -181,13 +181,29 @@ class Container:
         return self._undo.run()
 
 
-def _mount_rootfs(request: ContainerRequest, undo: UndoStack) -> str:
-    """Mount the root file system where the engine expects it; returns its folder."""
+def _clone(view: HostView, source: str, *, recursive: bool, follows: bool = False) -> int:
+    try:
+        return view.clone(source, recursive=recursive, follows=follows)
+    except OSError as error:
+        raise KataError(
+            f"share {source}: {os.strerror(error.errno or 0)}", Code.NOT_FOUND
+        ) from error
+
+
+def _attach(tree_fd: int, target: str, *, read_only: bool) -> None:
+    try:
+        layout.bind_into_share(tree_fd, target, read_only=read_only)
+    finally:
+        os.close(tree_fd)
+
+
+def _mount_rootfs(request: ContainerRequest, undo: UndoStack, view: HostView) -> int:
+    """Mount the root file system where the engine expects it; returns a copy of the mount."""
     if not request.rootfs:
         path = os.path.join(request.bundle, request.spec["root"]["path"])
-        if not os.path.isdir(path):
+        if not view.run(lambda: os.path.isdir(path)):
             raise KataError(f"open rootfs {path}: no such folder", Code.NOT_FOUND)
-        return path
+        return _clone(view, path, recursive=True)
     target = os.path.join(request.bundle, "rootfs")
     os.makedirs(target, mode=0o711, exist_ok=True)
     undo.push("rootfs", lambda: layout.unmount_below(target))
@@ -198,7 +214,7 @@ def _mount_rootfs(request: ContainerRequest, undo: UndoStack) -> str:
             )
         except OSError as error:
             raise KataError(f"mount rootfs {target}: {error}", Code.INTERNAL) from error
-    return target
+    return syscalls.clone_mount(target, syscalls.MS_PRIVATE, recursive=True)
 
 
 def _remove_shared(mounts_folder: str, container_id: str, plan: ContainerPlan) -> None:

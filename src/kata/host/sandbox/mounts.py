@@ -19,6 +19,7 @@ _VIRTUAL_TYPES = frozenset(
 _EMPTY_DIR = "kubernetes.io~empty-dir"
 _GUEST_SANDBOX = "/run/kata-containers/sandbox"
 _SHM = "/dev/shm"
+_FOLLOWING = frozenset({"slave", "rslave"})
 _TRAVELLING = frozenset({"shared", "rshared"})
 
 
@@ -30,6 +31,8 @@ class SharedMount:
     name: str
     read_only: bool
     recursive: bool
+    # Whether mounts that the host makes there later are to be seen.
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,8 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
             continue
         base = os.path.basename(mount["destination"].rstrip("/")) or "root"
         name = f"{container_id}-{index:016x}-{base}"
-        shared.append(SharedMount(source, name, "ro" in options, "rbind" in options))
+        follows = not _FOLLOWING.isdisjoint(options)
+        shared.append(SharedMount(source, name, "ro" in options, "rbind" in options, follows))
         mount["source"] = f"{layout.GUEST_FOLDER}/{name}"
     return MountPlan(tuple(shared), tuple(storages))
 

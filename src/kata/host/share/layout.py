@@ -49,19 +49,14 @@ def prepare_shared_folder(paths: SharedFolderPaths) -> None:
     syscalls.mount("", paths.shared, "", syscalls.MS_SHARED)
 
 
-def bind_into_share(source: str, target: str, *, read_only: bool, recursive: bool) -> None:
-    """Bind a file or folder of the host into the shared folder."""
-    try:
-        is_folder = stat.S_ISDIR(os.stat(source).st_mode)
-    except OSError as error:
-        raise KataError(f"share {source}: {error.strerror}", Code.NOT_FOUND) from error
-    if is_folder:
+def bind_into_share(tree_fd: int, target: str, *, read_only: bool) -> None:
+    """Attach a copy of a file or folder of the host in the shared folder; borrows it."""
+    if stat.S_ISDIR(os.fstat(tree_fd).st_mode):
         os.makedirs(target, mode=0o755, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o600))
-    flags = syscalls.MS_BIND | (syscalls.MS_REC if recursive else 0)
-    syscalls.mount(source, target, "", flags)
+    syscalls.move_mount(tree_fd, target)
     if read_only:
         flags = syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
         syscalls.mount("", target, "", flags)

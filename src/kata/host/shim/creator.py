@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kata.base.log import Logger
@@ -15,11 +15,13 @@ from kata.base.processes import Spawner
 from kata.config.annotations import apply_annotations
 from kata.config.load import load_config
 from kata.host.sandbox.container import Container, ContainerRequest, RootfsMount
+from kata.host.sandbox.mounts import probe_source
 from kata.host.sandbox.pause import PauseContainer
-from kata.host.sandbox.plan import ContainerPlan, check_spec, plan_container
+from kata.host.sandbox.plan import ContainerPlan, GuestRules, check_spec, plan_container
 from kata.host.sandbox.pod import plan_pod
 from kata.host.sandbox.process import Process
 from kata.host.sandbox.sandbox import Sandbox
+from kata.host.share.hostview import HostView
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind
 from kata.oci.bundle import annotations_of
@@ -38,10 +40,15 @@ class TaskRequest:
 
 @dataclass(frozen=True, slots=True)
 class ShimIdentity:
-    """Whose tasks these are: the engine's namespace, and the socket that tells shims apart."""
+    """Whose tasks these are.
+
+    The engine's namespace, the socket that tells shims apart, and the engine's view of the host's
+    mounts.
+    """
 
     namespace: str
     socket_path: str
+    view: HostView
 
 
 class Creator:
@@ -88,7 +95,7 @@ class Creator:
             io.open()
             sandbox.boot(os.getpid(), self._identity.socket_path)
             if planned is not None:
-                container.prepare(planned, sandbox.mounts_folder)
+                container.prepare(planned, sandbox.mounts_folder, self._identity.view)
             sandbox.wait_ready()
             if planned is not None:
                 sandbox.create_container(container, planned)
@@ -109,7 +116,7 @@ class Creator:
         )
         try:
             io.open()
-            container.prepare(planned, sandbox.mounts_folder)
+            container.prepare(planned, sandbox.mounts_folder, self._identity.view)
             sandbox.create_container(container, planned)
         except BaseException:
             self._release(container)
@@ -117,10 +124,14 @@ class Creator:
         return container
 
     def _plan(self, container_id: str, spec: dict[str, Any], sandbox: Sandbox) -> ContainerPlan:
-        planned = plan_container(container_id, spec, sandbox.rules)
+        planned = plan_container(container_id, spec, self._rules(sandbox))
         for warning in planned.warnings:
             self._log.warning("container spec", container=container_id, reason=warning)
         return planned
+
+    def _rules(self, sandbox: Sandbox) -> GuestRules:
+        view = self._identity.view
+        return replace(sandbox.rules, probe=lambda path: view.run(lambda: probe_source(path)))
 
     def _make_io(self, request: TaskRequest) -> TaskIo:
         owner = (self._identity.namespace, request.id)

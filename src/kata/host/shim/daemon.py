@@ -11,6 +11,7 @@ from kata.base import syscalls
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.base.processes import Spawner
+from kata.host.share.hostview import HostView
 from kata.host.shim import address
 from kata.host.shim.creator import ShimIdentity
 from kata.host.shim.events import Publisher
@@ -35,10 +36,11 @@ def serve(
     """Serve until containerd shuts the shim down; ``on_ready`` is called when requests can come."""
     log = Logger(LogSink("log").write, sandbox=arguments.id, pid=os.getpid())
     log.debug_enabled = "debug" in arguments.switches
+    view = HostView()
     _isolate_mounts()
     _ignore_signals()
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
-    identity = ShimIdentity(arguments.namespace, path)
+    identity = ShimIdentity(arguments.namespace, path, view)
     tasks = Tasks(identity, publisher, Spawner(), log)
     ended = threading.Event()
     service = TaskService(tasks, ended.set)
