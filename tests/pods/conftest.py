@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.cni import list_namespaces, list_rules
+from tests.support.cri import servers_image
 from tests.support.cri.bed import Node, make_node
 from tests.support.cri.client import Cri
 from tests.support.cri.pods import Container, Pod
@@ -38,6 +39,13 @@ def node() -> Iterator[Node]:
 def cri(node: Node) -> Cri:
     """The client of the node's runtime."""
     return node.cri
+
+
+@pytest.fixture(scope="session")
+def servers(node: Node) -> str:
+    """The name of an image with nginx and inotifywait."""
+    node.import_image(servers_image.NAME, servers_image.servers_layer(), servers_image.SETTINGS)
+    return servers_image.NAME
 
 
 @pytest.fixture(scope="session")

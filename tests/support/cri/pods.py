@@ -75,12 +75,7 @@ class Pod:
 
     def output(self, *command: str, **fields: Any) -> str:
         """Return what a container of its own writes until it ends with success."""
-        container = self.run(*command, **fields)
-        code = container.wait()
-        text = container.log()
-        container.remove()
-        assert code == 0, (command, code, text)
-        return text
+        return self.run(*command, **fields).finish()
 
     def remove(self) -> None:
         """Stop and remove the pod with its containers, unless it is gone."""
@@ -132,6 +127,14 @@ class Container:
             assert time.monotonic() < deadline, f"log is still written: {self.log()[-1000:]}"
             time.sleep(0.01)
         return status.exit_code
+
+    def finish(self) -> str:
+        """Wait for the end with success and remove the container; returns what it wrote."""
+        code = self.wait()
+        text = self.log()
+        self.remove()
+        assert code == 0, (code, text)
+        return text
 
     def exec(self, *command: str) -> str:
         """Run a command in the container; returns what it printed."""
