@@ -35,6 +35,7 @@ class VmSpec:
     share: SharedFolder | None
     vsock_cid: int | None  # None: the agent's channel is a virtio-serial port
     firmware: str = ""  # empty: the hypervisor's own
+    netns_path: str = ""  # where the machine's process runs; empty: where its starter does
 
 
 @dataclass(frozen=True, slots=True)

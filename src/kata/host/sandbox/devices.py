@@ -39,9 +39,19 @@ class DiskPlan:
 def plan_devices(
     spec: dict[str, Any], find_node: Callable[[int, int], str]
 ) -> tuple[DiskPlan, ...]:
-    """Return the disks to plug in; raises for devices that no virtual machine can be given."""
+    """Return the disks to plug in; raises for devices that no virtual machine can be given.
+
+    A container that may use every device was given all of the host's without asking for any: the
+    ones that are not the guest's own are taken out of ``spec``.
+    """
     linux = spec.get("linux") or {}
-    disks = []
+    disks: list[DiskPlan] = []
+    if _allows_all(linux):
+        linux["devices"] = [
+            entry
+            for entry in linux.get("devices") or []
+            if (entry.get("major"), entry.get("minor")) in _GUESTS_OWN and entry["type"] != "b"
+        ]
     for entry in linux.get("devices") or []:
         path, kind = str(entry.get("path")), entry.get("type")
         major, minor = entry.get("major") or 0, entry.get("minor") or 0
@@ -72,6 +82,16 @@ def find_block_node(major: int, minor: int) -> str:
             f"add device {major}:{minor}: the host has no such block device", Code.NOT_FOUND
         )
     return node
+
+
+def _allows_all(linux: dict[str, Any]) -> bool:
+    """Return whether the device rules allow everything; the last rule for all devices decides."""
+    allowed = False
+    for rule in (linux.get("resources") or {}).get("devices") or []:
+        numbers = rule.get("major"), rule.get("minor")
+        if rule.get("type") in ("a", "", None) and set(numbers) <= {None, -1}:
+            allowed = bool(rule.get("allow"))
+    return allowed
 
 
 def _may_write(linux: dict[str, Any], major: int, minor: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.log import Logger
@@ -78,12 +79,13 @@ class Sandbox:
         if accelerator.reason:
             self._log.warning("no KVM, the machine is emulated", reason=accelerator.reason)
         cid = vsock.choose_cid() if self._wants_vsock() else None
-        self._spec = plan.plan_vm(self.id, self._config, accelerator.name, cid)
+        network = self._connect_network()
+        spec = plan.plan_vm(self.id, self._config, accelerator.name, cid)
+        self._spec = replace(spec, netns_path=self._pod.netns_path if network else "")
         self._undo.push("shared folder", self._remove_share)
         layout.prepare_shared_folder(self._shared)
         context = MachineContext(self._config, self._log, self._spawner, self._record, self._undo)
         self._machine = Machine(context)
-        network = self._connect_network()
         self._machine.start(self._spec, self._shared)
         if network is not None:
             network.plug(self._machine.hypervisor)

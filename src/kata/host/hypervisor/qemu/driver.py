@@ -14,6 +14,7 @@ from kata.host.hypervisor.qemu.options import InheritedFds, Option, render_argv
 from kata.host.hypervisor.qemu.qmp import Qmp, QmpBrokenError
 from kata.host.hypervisor.spec import BlockDevice, GuestStreams, NetworkDevice, VmSpec
 
+_NSENTER = "/usr/bin/nsenter"  # of util-linux, which is essential
 _ABILITIES = frozenset({interface.HOTPLUG_NETWORK, interface.HOTPLUG_BLOCK})
 
 
@@ -77,6 +78,9 @@ class Qemu:
                 vsock=inherited.add(vsock_fd) if vsock_fd >= 0 else None,
             )
             argv = render_argv(spec.binary, plan_options(spec, fds))
+            if spec.netns_path:
+                # A machine that got out of its bounds is still in the pod's network only.
+                argv = [_NSENTER, f"--net={spec.netns_path}", "--", *argv]
             stderr, stderr_child = os.pipe()
             ours.append(stderr)
             theirs.append(stderr_child)
