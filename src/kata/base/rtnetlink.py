@@ -59,7 +59,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address of a link, as text, with the length of its network's prefix in bits."""
+    """An address of a link, as text, with the length of its network's prefix in bits.
+
+    ``peer`` is the other end's address, which the prefix then is of; empty for a common network.
+    """
 
     index: int
     family: int
@@ -67,6 +70,7 @@ class Address:
     prefix: int
     scope: int = 0
     flags: int = 0
+    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,14 +284,19 @@ def _link(data: bytes) -> Link:
 def _address(data: bytes) -> Address:
     family, prefix, flags, scope, index = struct.unpack_from(_IFADDR, data)
     found = parse_attributes(data[8:])
-    local = _ip(family, found, _IFA_LOCAL) or _ip(family, found, _IFA_ADDRESS)
-    return Address(index, family, local, prefix, scope, _number(found, _IFA_FLAGS) or flags)
+    other = _ip(family, found, _IFA_ADDRESS)
+    local = _ip(family, found, _IFA_LOCAL) or other
+    peer = other if other != local else ""
+    return Address(index, family, local, prefix, scope, _number(found, _IFA_FLAGS) or flags, peer)
 
 
 def _render_address(address: Address) -> bytes:
-    value = _socket.inet_pton(address.family, address.address)
+    local, other = (
+        _socket.inet_pton(address.family, text)
+        for text in (address.address, address.peer or address.address)
+    )
     body = struct.pack(_IFADDR, address.family, address.prefix, 0, address.scope, address.index)
-    body += attribute(_IFA_LOCAL, value) + attribute(_IFA_ADDRESS, value)
+    body += attribute(_IFA_LOCAL, local) + attribute(_IFA_ADDRESS, other)
     return body + attribute(_IFA_FLAGS, address.flags)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kata.base import rtnetlink
+from kata.base import rtnetlink, syscalls
 from kata.base.rtnetlink import Link, Rtnetlink, attribute, parse_mac
 from kata.host.network import traffic
 from kata.host.network.plan import Endpoint
@@ -71,11 +72,11 @@ def _connect_tcfilter(netlink: Rtnetlink, link: Link, number: int, rates: Rates)
     try:
         tap = _find(netlink, name)
         _bring_up(netlink, tap, link.mtu)
-        made.steps.append(lambda later: traffic.remove_all(later, link.index))
+        made.steps.append(lambda later: traffic.remove_redirection(later, link.index))
         traffic.redirect_all(netlink, link.index, tap.index)
         traffic.redirect_all(netlink, tap.index, link.index)
         netlink.set_link(link.index, flags=rtnetlink.IFF_UP, mask=rtnetlink.IFF_UP)
-        _limit(netlink, tap.index, link.index, rates)
+        _limit(netlink, made, rates, towards=tap.index, away=link.index)
     except BaseException:
         made.undo()
         raise
@@ -109,7 +110,7 @@ def _connect_macvtap(netlink: Rtnetlink, link: Link, number: int, rates: Rates) 
         _bring_up(netlink, link, link.mtu)
         _bring_up(netlink, tap, link.mtu)
         made.fd = _open_macvtap(tap.index)
-        _limit(netlink, -1, link.index, rates)
+        _limit(netlink, made, rates, away=link.index)
     except BaseException:
         made.undo()
         raise
@@ -121,13 +122,15 @@ def _connect_tap(netlink: Rtnetlink, link: Link, number: int, rates: Rates) -> C
     made = Connection(f"net{number}", link.mac, link.name, _open_tap(link.name))
     try:
         _bring_up(netlink, link, link.mtu)
-        _limit(netlink, link.index, -1, rates)
+        _limit(netlink, made, rates, towards=link.index)
     except BaseException:
         made.undo()
         raise
     return made
 
 
+# What a model has no queue of the kernel's for.
+UNLIMITED = {"macvtap": "rx", "tap": "tx"}
 _MODELS = {
     "tcfilter": _connect_tcfilter,
     "macvtap": _connect_macvtap,
@@ -137,18 +140,21 @@ _MODELS = {
 
 def _silence(netlink: Rtnetlink, link: Link, made: Connection) -> None:
     """Take the link's addresses, so that the host's side does not answer for the guest."""
-    for address in netlink.addresses():
+    # The last one first: a network's first address takes the others with it.
+    for address in reversed(netlink.addresses()):
         if address.index == link.index and address.scope != rtnetlink.RT_SCOPE_LINK:
             netlink.delete_address(address)
             made.steps.append(lambda later, item=address: later.add_address(item))  # type: ignore[misc]
 
 
-def _limit(netlink: Rtnetlink, towards: int, away: int, rates: Rates) -> None:
+def _limit(
+    netlink: Rtnetlink, made: Connection, rates: Rates, *, towards: int = -1, away: int = -1
+) -> None:
     """Limit what leaves the tap (the machine receives it) and the link (the machine sent it)."""
-    if rates.rx_bps and towards >= 0:
-        traffic.limit_rate(netlink, towards, rates.rx_bps)
-    if rates.tx_bps and away >= 0:
-        traffic.limit_rate(netlink, away, rates.tx_bps)
+    for index, rate_bps in ((towards, rates.rx_bps), (away, rates.tx_bps)):
+        if rate_bps and index >= 0:
+            traffic.limit_rate(netlink, index, rate_bps)
+            made.steps.append(lambda later, index=index: traffic.remove_limit(later, index))  # type: ignore[misc]
 
 
 def _open_tap(name: str) -> int:
@@ -163,37 +169,20 @@ def _open_tap(name: str) -> int:
 
 
 def _open_macvtap(index: int) -> int:
-    """Open a macvtap's character device, whose node only udev would make, by one of our own."""
-    path = f"/run/kata/.tap{index}-{os.getpid()}-{os.urandom(4).hex()}"
-    os.mknod(path, 0o600 | 0o020000, _device_number(index))
-    try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    finally:
-        os.unlink(path)
+    """Open a macvtap's character device, whose node only udev would make, by one of our own.
 
-
-def _device_number(index: int) -> int:
-    """Return the number of ``/dev/tapINDEX``.
-
-    macvtap's numbers are told by a file that only a sysfs of this network namespace shows, so one
-    is mounted for a moment, where nobody else sees it.
+    Its number is told by a file that only a sysfs of this network namespace shows, and /run may
+    refuse devices (nodev).  So both file systems are mounted where nobody but this thread sees
+    them, and go with it.
     """
-    import tempfile
-
-    from kata.base import syscalls
-
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-    with tempfile.TemporaryDirectory(dir="/run/kata") as folder:
-        syscalls.mount("sysfs", folder, "sysfs", syscalls.MS_RDONLY)
-        try:
-            links = os.listdir(f"{folder}/class/macvtap")
-            name = next(item for item in links if item == f"tap{index}")
-            with open(f"{folder}/class/macvtap/{name}/dev") as file:
-                major, _, minor = file.read().strip().partition(":")
-        finally:
-            syscalls.umount(folder)
-    return os.makedev(int(major), int(minor))
+    syscalls.mount("sysfs", "/sys", "sysfs", syscalls.MS_RDONLY)
+    with open(f"/sys/class/macvtap/tap{index}/dev") as file:
+        major, _, minor = file.read().strip().partition(":")
+    syscalls.mount("tmpfs", "/sys", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NOEXEC)
+    os.mknod("/sys/tap", 0o600 | stat.S_IFCHR, os.makedev(int(major), int(minor)))
+    return os.open("/sys/tap", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def _find(netlink: Rtnetlink, name: str) -> Link:

@@ -56,18 +56,30 @@ class PodNetwork:
                 f"connect network {self._path}: it is the host's own", Code.INVALID_ARGUMENT
             )
         self._netns_fd = namespace.open_namespace(self._path)
-        return self.rescan()
+        try:
+            return self.rescan()
+        except BaseException:
+            self.close()
+            raise
 
     def rescan(self) -> tuple[Card, ...]:
-        """Connect what was added since; engines may configure a network late."""
+        """Connect what was added since; engines may configure a network late.
+
+        Raises KataError as ``connect`` does; then nothing of what was added is connected.
+        """
+        before = len(self._connections)
         known = {endpoint.link.index for endpoint in self._endpoints}
         ours = {connection.tap_name for connection in self._connections}
         scan = namespace.run_inside(self._netns_fd, take_scan)
-        return tuple(
-            self._connect(endpoint)
-            for endpoint in plan_endpoints(scan, self._settings.model)
-            if endpoint.link.index not in known and endpoint.link.name not in ours
-        )
+        try:
+            return tuple(
+                self._connect(endpoint)
+                for endpoint in plan_endpoints(scan, self._settings.model)
+                if endpoint.link.index not in known and endpoint.link.name not in ours
+            )
+        except BaseException:
+            self._disconnect(before)
+            raise
 
     def interfaces(self, pci_paths: Mapping[str, str]) -> list[types_pb2.Interface]:
         """Return the interfaces for the guest; ``pci_paths`` are by the cards' ids."""
@@ -122,14 +134,20 @@ class PodNetwork:
 
     def close(self) -> None:
         """Disconnect.  May be called twice; a namespace that has gone is no error."""
-        connections, self._connections, self._endpoints = self._connections, [], []
-        for connection in reversed(connections):
-            namespace.run_inside(self._netns_fd, connection.undo)
+        self._disconnect(0)
         if self._netns_fd >= 0:
             os.close(self._netns_fd)
             self._netns_fd = -1
 
+    def _disconnect(self, left: int) -> None:
+        """Take the connections back but for the first ``left``."""
+        connections, self._connections = self._connections[left:], self._connections[:left]
+        self._endpoints = self._endpoints[:left]
+        for connection in reversed(connections):
+            namespace.run_inside(self._netns_fd, connection.undo)
+
     def _connect(self, endpoint: Endpoint) -> Card:
+        self._warn_of_rates(endpoint)
         number = len(self._connections)
         rates = connect.Rates(self._settings.rx_rate_bps, self._settings.tx_rate_bps)
         try:
@@ -146,6 +164,17 @@ class PodNetwork:
         self._log.info("interface connected", interface=endpoint.link.name, model=endpoint.model)
         link = endpoint.link
         return Card(connection.id, link.name, connection.mac, link.mtu, connection.fd)
+
+    def _warn_of_rates(self, endpoint: Endpoint) -> None:
+        wanted = {"rx": self._settings.rx_rate_bps, "tx": self._settings.tx_rate_bps}
+        direction = connect.UNLIMITED.get(endpoint.model)
+        if direction and wanted[direction]:
+            self._log.warning(
+                "rate not limited: the model cannot",
+                interface=endpoint.link.name,
+                model=endpoint.model,
+                direction=direction,
+            )
 
 
 def take_scan() -> Scan:

@@ -56,15 +56,20 @@ def limit_rate(netlink: Rtnetlink, index: int, bits_per_s: int) -> None:
     _add_qdisc(netlink, index, _TC_H_ROOT, 0, described)
 
 
-def remove_all(netlink: Rtnetlink, index: int) -> None:
-    """Undo both on a link; what is not there is no error."""
-    for parent, handle in ((_TC_H_INGRESS, _INGRESS_HANDLE), (_TC_H_ROOT, 0)):
-        try:
-            netlink.change(_RTM_DELQDISC, struct.pack(_TCMSG, 0, index, handle, parent, 0))
-        except OSError:
-            pass  # there was none, or the link has gone
+def remove_redirection(netlink: Rtnetlink, index: int) -> None:
+    """Let a link's frames arrive again.  Raises OSError when they do."""
+    _remove_qdisc(netlink, index, _TC_H_INGRESS, _INGRESS_HANDLE)
+
+
+def remove_limit(netlink: Rtnetlink, index: int) -> None:
+    """Let frames leave a link at any rate.  Raises OSError when they do."""
+    _remove_qdisc(netlink, index, _TC_H_ROOT, 0)
 
 
 def _add_qdisc(netlink: Rtnetlink, index: int, parent: int, handle: int, described: bytes) -> None:
     body = struct.pack(_TCMSG, 0, index, handle, parent, 0) + described
     netlink.change(_RTM_NEWQDISC, body, rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_REPLACE)
+
+
+def _remove_qdisc(netlink: Rtnetlink, index: int, parent: int, handle: int) -> None:
+    netlink.change(_RTM_DELQDISC, struct.pack(_TCMSG, 0, index, handle, parent, 0))
