@@ -76,11 +76,13 @@ class Node:
 
     def stop(self) -> None:
         """Remove all pods and stop the daemon."""
-        for pod in self.cri.list_pods():
-            self.cri.stop_pod(pod.id)
-            self.cri.remove_pod(pod.id)
-        self.cri.close()
-        self.containerd.stop()
+        try:
+            for pod in self.cri.list_pods():
+                self.cri.stop_pod(pod.id)
+                self.cri.remove_pod(pod.id)
+        finally:
+            self.cri.close()
+            self.containerd.stop()
 
 
 @contextmanager
