@@ -95,20 +95,34 @@ def connect(pod: Pod) -> Iterator[Connect]:
         made.append(new_network(pod.inside.path, model, rx_bps, tx_bps))
         return made[-1]
 
-    before = descriptors()
     yield network
     for item in made:
         item.close()
         item.close()
-    assert descriptors() == before
+    assert descriptors() == []
 
 
 def new_network(path: str, model: str = "tcfilter", rx_bps: int = 0, tx_bps: int = 0) -> PodNetwork:
     return PodNetwork(path, NetworkSettings(model, rx_bps, tx_bps), Logger(len))
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def descriptors() -> list[str]:
+    """Return what this process has open of taps and namespaces."""
+    own = os.stat("/proc/self/ns/net").st_ino
+    targets = [read_link(path) for path in Path("/proc/self/fd").iterdir()]
+    return [
+        target
+        for target in targets
+        if target.startswith(("/dev/net/tun", "/tap", "/sys/tap", "net:", "/run/netns/"))
+        and target != f"net:[{own}]"
+    ]
+
+
+def read_link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:  # closed by another test's thread
+        return ""
 
 
 def octets(mac: str) -> bytes:
