@@ -23,6 +23,8 @@ AF_UNSPEC, AF_INET, AF_INET6 = 0, _socket.AF_INET, _socket.AF_INET6
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_DUMP_INTR, _NLM_F_CAPPED = 0x10, 0x100
+_DUMP_TRIES = 10
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
@@ -34,7 +36,7 @@ IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD, IFA_F_PERMANENT = 0x02, 0x80
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 6, 7, 8
-_RTA_TABLE, _RTAX_MTU = 15, 2
+_RTA_MULTIPATH, _RTA_TABLE, _RTAX_MTU = 9, 15, 2
 RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC, RTPROT_RA = 254, 2, 3, 4, 9
 RTN_UNICAST, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTNH_F_ONLINK = 1, 0, 253, 4
 _NDA_DST, _NDA_LLADDR = 1, 2
@@ -75,7 +77,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route; ``destination`` is ``address/bits`` and empty for the default route."""
+    """A route; ``destination`` is ``address/bits`` and empty for the default route.
+
+    ``ways`` counts its next hops, of which ``index`` and ``gateway`` are the first.
+    """
 
     index: int
     family: int
@@ -89,6 +94,7 @@ class Route:
     mtu: int = 0
     metric: int = 0
     table: int = RT_TABLE_MAIN
+    ways: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,8 @@ class Rtnetlink:
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._sequence = 0
+        # Something changed during a dump, which may lack entries.
+        self._interrupted = False
 
     def __enter__(self) -> Rtnetlink:
         return self
@@ -187,8 +195,13 @@ class Rtnetlink:
         self.change(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE)
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
-        self._send(kind, NLM_F_REQUEST | NLM_F_DUMP, body)
-        return list(self._receive())
+        for _ in range(_DUMP_TRIES):
+            self._interrupted = False
+            self._send(kind, NLM_F_REQUEST | NLM_F_DUMP, body)
+            found = list(self._receive())
+            if not self._interrupted:
+                return found
+        raise OSError(11, "the kernel's lists change all the time")  # EAGAIN
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
@@ -203,10 +216,12 @@ class Rtnetlink:
                 body, data = data[16:length], data[(length + 3) & ~3 :]
                 if sequence != self._sequence:
                     continue
+                self._interrupted |= bool(flags & _NLM_F_DUMP_INTR)
                 if kind == _NLMSG_DONE:
+                    _raise_number(body)
                     return
                 if kind == _NLMSG_ERROR:
-                    _raise_error(body, capped=bool(flags & 0x100))
+                    _raise_error(body, capped=bool(flags & _NLM_F_CAPPED))
                     return
                 yield body
 
@@ -249,6 +264,12 @@ def _raise_error(body: bytes, *, capped: bool) -> None:
         parse_attributes(body[4 + echoed :]).get(1, b"").rstrip(b"\0").decode("utf-8", "replace")
     )
     raise OSError(-number, words or os.strerror(-number))
+
+
+def _raise_number(body: bytes) -> None:
+    number = int.from_bytes(body[:4], "little", signed=True)
+    if number < 0:
+        raise OSError(-number, os.strerror(-number))
 
 
 def _text(data: dict[int, bytes], kind: int) -> str:
@@ -305,6 +326,9 @@ def _route(data: bytes) -> Route:
     found = parse_attributes(data[12:])
     destination = _ip(family, found, _RTA_DST)
     metrics = parse_attributes(found.get(_RTA_METRICS, b""))
+    ways = _split_ways(found.pop(_RTA_MULTIPATH, b""))
+    if ways:
+        found |= ways[0]
     return Route(
         index=_number(found, _RTA_OIF),
         family=family,
@@ -318,7 +342,20 @@ def _route(data: bytes) -> Route:
         mtu=_number(metrics, _RTAX_MTU),
         metric=_number(found, _RTA_PRIORITY),
         table=_number(found, _RTA_TABLE) or table,
+        ways=max(1, len(ways)),
     )
+
+
+def _split_ways(data: bytes) -> list[dict[int, bytes]]:
+    """Return the attributes of each next hop (struct rtnexthop of linux/rtnetlink.h)."""
+    ways = []
+    while len(data) >= 8:
+        length = int.from_bytes(data[:2], "little")
+        if length < 8:
+            break
+        ways.append({_RTA_OIF: data[4:8], **parse_attributes(data[8:length])})
+        data = data[(length + 3) & ~3 :]
+    return ways
 
 
 def _render_route(route: Route) -> bytes:

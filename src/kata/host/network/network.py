@@ -161,6 +161,14 @@ class PodNetwork:
             ) from error
         self._endpoints.append(endpoint)
         self._connections.append(connection)
+        for route in endpoint.routes:
+            if route.ways > 1:
+                self._log.warning(
+                    "route has several ways: the guest gets the first",
+                    interface=endpoint.link.name,
+                    route=route.destination or "default",
+                    gateway=route.gateway,
+                )
         self._log.info("interface connected", interface=endpoint.link.name, model=endpoint.model)
         link = endpoint.link
         return Card(connection.id, link.name, connection.mac, link.mtu, connection.fd)
