@@ -284,6 +284,15 @@ def test_a_bad_route_is_named(netns: Netns, bad: pb.Route, field: str, value: st
     assert f"route {bad.dest}: bad {field} {value!r}" in said
 
 
+def test_what_the_kernel_refuses_is_named(configured: Netns) -> None:
+    # IPv6 needs an MTU of 1280 (RFC 8200).
+    said = refusal(lambda: update(configured, interface(v6("fd00::2"), mtu=1000)))
+    assert f"configure interface eth0 ({MAC0}): " in said
+    unspecified = [pb.ARPNeighbor(toIPAddress=v6("::"), device="eth0", lladdr=MAC1, state=1)]
+    said = refusal(lambda: configured.run(lambda: network.add_neighbours(unspecified)))
+    assert "add neighbour :: on eth0: " in said
+
+
 def test_neighbours(configured: Netns) -> None:
     mac = "02:00:00:00:00:99"
     wanted = [

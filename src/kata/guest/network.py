@@ -46,14 +46,14 @@ def update_interface(
     load_module("virtio_net")
     with Rtnetlink() as netlink:
         link = _wait_for_link(netlink, mac, timeout_s)
-        _rename(netlink, link, request.name)
-        index = link.index
-        flags = request.raw_flags & rtnetlink.IFF_NOARP
-        attributes = attribute(rtnetlink.IFLA_MTU, int(request.mtu))
-        up = rtnetlink.IFF_UP
-        netlink.set_link(index, attributes, flags=up | flags, mask=up | rtnetlink.IFF_NOARP)
-        _set_addresses(netlink, index, addresses)
-        return _describe(netlink, next(li for li in netlink.links() if li.index == index))
+        try:
+            _configure(netlink, link, request, addresses)
+        except OSError as error:
+            raise KataError(
+                f"configure interface {request.name} ({mac}): {error.strerror}",
+                Code.INVALID_ARGUMENT,
+            ) from error
+        return _describe(netlink, next(li for li in netlink.links() if li.index == link.index))
 
 
 def list_interfaces() -> list[types_pb2.Interface]:
@@ -106,7 +106,14 @@ def add_neighbours(wanted: Iterable[types_pb2.ARPNeighbor]) -> None:
             mac = _parse_mac(item.device, item.lladdr)
             index = _find_index(indexes, item.device)
             state = item.state or rtnetlink.NUD_PERMANENT
-            netlink.add_neighbour(Neighbour(index, family, address, mac, state, item.flags))
+            neighbour = Neighbour(index, family, address, mac, state, item.flags)
+            try:
+                netlink.add_neighbour(neighbour)
+            except OSError as error:
+                raise KataError(
+                    f"add neighbour {address} on {item.device}: {error.strerror}",
+                    Code.INVALID_ARGUMENT,
+                ) from error
 
 
 def _wait_for_link(netlink: Rtnetlink, mac: str, timeout_s: float) -> Link:
@@ -127,6 +134,20 @@ def _wait_for_link(netlink: Rtnetlink, mac: str, timeout_s: float) -> Link:
             Code.NOT_FOUND,
         )
     return found[0]
+
+
+def _configure(
+    netlink: Rtnetlink,
+    link: Link,
+    request: types_pb2.Interface,
+    addresses: list[tuple[int, str, int]],
+) -> None:
+    _rename(netlink, link, request.name)
+    flags = rtnetlink.IFF_UP | request.raw_flags & rtnetlink.IFF_NOARP
+    mask = rtnetlink.IFF_UP | rtnetlink.IFF_NOARP
+    attributes = attribute(rtnetlink.IFLA_MTU, int(request.mtu))
+    netlink.set_link(link.index, attributes, flags=flags, mask=mask)
+    _set_addresses(netlink, link.index, addresses)
 
 
 def _rename(netlink: Rtnetlink, link: Link, name: str) -> None:
