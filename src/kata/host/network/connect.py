@@ -1,7 +1,8 @@
 """Connect one link of a pod's namespace to a tap device that the machine's card is.
 
 Everything here runs in a thread that is in the namespace.  Taps are not persistent: they go when
-the last descriptor is closed, so a killed shim and a killed machine leave none.
+the last descriptor is closed, so a killed shim and a killed machine leave none.  A macvtap stays
+until its link or the namespace goes.
 """
 
 from __future__ import annotations
