@@ -1,39 +1,41 @@
-"""Network namespaces of a test's own, and commands in them."""
+"""Network namespaces of a test's own, and commands in them.
+
+They have no name and no process: a descriptor holds each.  ``ip netns`` would mount /run/netns
+anew, over the namespaces of pods that run meanwhile.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
+from kata.base import syscalls
 from kata.host.network import namespace
 
 Result = TypeVar("Result")
-_numbers = itertools.count()
 
 
 class Netns:
     """A network namespace with its loopback up."""
 
     def __init__(self) -> None:
-        self.name = f"katanet-{os.getpid()}-{next(_numbers)}"
-        self.path = f"/run/netns/{self.name}"
-        _run("ip", "netns", "add", self.name)
+        self._fd = _make()
+        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
         self.ip("link set lo up")
 
     def ip(self, *commands: str) -> None:
         """Run commands of ip(8) in it."""
         for command in commands:
-            _run("ip", "-n", self.name, *command.split())
+            self._run("ip", *command.split())
 
     def ask(self, program: str, command: str) -> list[dict[str, Any]]:
         """Return what ip(8) or tc(8) prints as JSON."""
-        printed = _run(program, "-n", self.name, "-j", *command.split())
+        printed = self._run(program, "-j", *command.split())
         found: list[dict[str, Any]] = json.loads(printed or "[]")
         return found
 
@@ -44,16 +46,19 @@ class Netns:
 
     def run(self, function: Callable[[], Result]) -> Result:
         """Run a function in a thread that is in it."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return namespace.run_inside(fd, function)
-        finally:
-            os.close(fd)
+        return namespace.run_inside(self._fd, function)
 
     def delete(self) -> None:
-        """Remove it.  May be called twice."""
-        if Path(self.path).exists():
-            _run("ip", "netns", "delete", self.name)
+        """Remove it; it goes when nobody else holds it.  May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _run(self, *command: str) -> str:
+        words = ["nsenter", f"--net={self.path}", *command]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout
 
 
 @contextlib.contextmanager
@@ -72,7 +77,15 @@ def making_namespaces() -> Iterator[Callable[[], Netns]]:
             item.delete()
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
-    return done.stdout
+def _make() -> int:
+    found: list[int] = []
+
+    # unshare(2) moves the calling thread only.
+    def make() -> None:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    return found[0]
