@@ -26,7 +26,7 @@ GOOD: dict[str, Any] = {
     "process": {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
     "root": {"path": "rootfs"},
     "mounts": [],
-    "linux": {},
+    "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]},
 }
 
 

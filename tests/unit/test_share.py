@@ -10,9 +10,9 @@ import pytest
 
 from kata.base import mountinfo, syscalls
 from kata.base.errors import Code, KataError
+from kata.base.hostview import HostView
 from kata.host.sandbox.cleanup import unmount_rootfs
 from kata.host.share import layout
-from kata.host.share.hostview import HostView
 from kata.host.share.virtiofsd import Flavour, ShareSpec, find_flavour, plan_arguments
 
 SPEC = ShareSpec("/usr/bin/virtiofsd", "/shared", "auto", ("--extra",))

@@ -10,6 +10,7 @@ from typing import Any
 
 from kata.base import mountoptions, syscalls
 from kata.base.errors import Code, KataError
+from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.plan import ContainerPlan, strip_labels
@@ -17,7 +18,6 @@ from kata.host.sandbox.process import Process, ProcessIo
 from kata.host.sandbox.states import State
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
-from kata.host.share.hostview import HostView
 from kata.oci.convert import convert_process, convert_resources, convert_spec
 from kata.rpc.pb import agent_pb2
 

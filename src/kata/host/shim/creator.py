@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.base.processes import Spawner
 from kata.config.annotations import apply_annotations
@@ -21,7 +22,6 @@ from kata.host.sandbox.plan import ContainerPlan, GuestRules, check_spec, plan_c
 from kata.host.sandbox.pod import plan_pod
 from kata.host.sandbox.process import Process
 from kata.host.sandbox.sandbox import Sandbox
-from kata.host.share.hostview import HostView
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind
 from kata.oci.bundle import annotations_of

@@ -9,9 +9,9 @@ import threading
 
 from kata.base import syscalls
 from kata.base.errors import Code, KataError
+from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.base.processes import Spawner
-from kata.host.share.hostview import HostView
 from kata.host.shim import address
 from kata.host.shim.creator import ShimIdentity
 from kata.host.shim.events import Publisher
