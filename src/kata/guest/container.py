@@ -12,7 +12,7 @@ import time
 
 from kata.base.errors import Code, KataError
 from kata.base.jsontext import render_json
-from kata.guest import cgroup, files, signals, states
+from kata.guest import cgroup, files, signals, states, stuck
 from kata.guest.process import Process
 from kata.guest.states import StateMachine
 
@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kata.base.log import Logger
     from kata.guest.exits import Exit
     from kata.guest.runtime import Runtime
     from kata.guest.stdio import Stdio
@@ -35,12 +36,13 @@ FORGET_AFTER_S = 60.0
 class Container:
     """A container of the sandbox, from its creation to its removal."""
 
-    def __init__(self, container_id: str, folder: str, runtime: Runtime) -> None:
+    def __init__(self, container_id: str, folder: str, runtime: Runtime, log: Logger) -> None:
         """``folder`` is the container's own, made at creation and removed at the end."""
         self.id = container_id
         self.cgroup = ""
         self._folder = folder
         self._runtime = runtime
+        self._log = log
         self._machine = StateMachine(container_id)
         self._operation = threading.Lock()
         self._lock = threading.Lock()
@@ -134,9 +136,14 @@ class Container:
         process.close()
 
     def kill_all(self) -> None:
-        """Kill every process of the container; one that has stopped is no error."""
+        """Kill every process of the container; one that has stopped is no error.
+
+        What keeps a process from ending is logged.
+        """
         if self._machine.state == states.STOPPED:
             return
+        if self._init.pid:
+            stuck.watch(self._init, self.cgroup, self._log)
         if self.cgroup:
             cgroup.kill(self.cgroup)
         else:

@@ -143,7 +143,9 @@ class Sandbox:
             if self._runtime is None:
                 os.makedirs(BUNDLES, 0o711, exist_ok=True)
                 self._runtime = self._make_runtime()
-            container = Container(container_id, f"{BUNDLES}/{container_id}", self._runtime)
+            container = Container(
+                container_id, f"{BUNDLES}/{container_id}", self._runtime, self._log
+            )
             self._containers[container_id] = container
             return container
 
