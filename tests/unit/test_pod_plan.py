@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,10 @@ from kata.host.sandbox.mounts import (
     GuestStorage,
     MountPlan,
     SharedMount,
-    Source,
     plan_mounts,
-    probe_source,
 )
 from kata.host.sandbox.pod import plan_pod
+from kata.host.sandbox.sources import MemoryVolume, Source, probe_source
 from kata.host.share.layout import GUEST_FOLDER
 
 NETNS = "/run/netns/cni-1"
@@ -102,6 +103,8 @@ def no_node(major: int, minor: int) -> str:
         ([DENY_ALL, disk_rule("rwm", type="c")], True),
         ([disk_rule("rwm"), disk_rule("w", allow=False)], True),
         ([DENY_ALL, disk_rule("rwm"), disk_rule("m", allow=False)], False),
+        ([DENY_ALL, disk_rule("rwm"), disk_rule("r")], False),
+        ([disk_rule("r")], True),
         # What engines allow every container (containerd's defaults) does not make it writable.
         ([DENY_ALL, disk_rule("m", major=None, minor=None), disk_rule("r")], True),
     ],
@@ -175,15 +178,9 @@ def plan(source: Source, *mounts: dict[str, Any]) -> MountPlan:
 
 DISK = Source(exists=True)
 MEMORY = Source(exists=True, memory=True, size_bytes=SIZE, mode=0o2770, gid=1000)
-VOLUME = Source(exists=True, memory=True, size_bytes=SIZE, mode=0o2770, gid=1000, volume="0:77")
-FOLDER = Source(
-    exists=True,
-    memory=True,
-    size_bytes=SIZE,
-    mode=0o755,
-    gid=0,
-    volume="0:77",
-    path_inside="/a/b",
+VOLUME = replace(MEMORY, volume=MemoryVolume("0:77", mode=0o2770, gid=1000))
+FOLDER = replace(
+    MEMORY, mode=0o755, gid=0, volume=MemoryVolume("0:77", 0o2770, 1000, path_inside="/a/b")
 )
 
 
@@ -247,9 +244,31 @@ def test_a_folder_of_a_volume_in_memory() -> None:
     mount = bind("/cache")
     whole, folder = plan(FOLDER, mount).storages
     assert (whole.driver, whole.mount_point) == ("ephemeral", f"{SANDBOX}/ephemeral/0:77")
-    assert f"size={SIZE}" in whole.options
+    assert whole.options == ("mode=2770", "fsgid=1000", f"size={SIZE}")
     assert (folder.driver, folder.options) == ("local", ("mode=755", "fsgid=0"))
     assert folder.mount_point == mount["source"] == f"{SANDBOX}/ephemeral/0:77/a/b"
+
+
+def test_a_volume_in_memory_as_shm_is_that_volume() -> None:
+    mount = bind("/dev/shm")
+    (storage,) = plan(VOLUME, mount).storages
+    assert storage.mount_point == mount["source"] == f"{SANDBOX}/ephemeral/0:77"
+
+
+@pytest.mark.parametrize("special", ["a socket", "a named pipe", "a block device"])
+def test_doors_to_the_hosts_kernel_are_refused(special: str) -> None:
+    source = Source(exists=True, special=special, device=(1, 3))
+    said = refusal(lambda: plan(source, bind("/door", "/run/x")))
+    assert f"mount /door: /run/x is {special} of the host" in said
+
+
+def test_devices_that_every_kernel_has_are_the_guests_own() -> None:
+    mount = bind("/dev/kmsg", "/dev/null")
+    null = Source(exists=True, special="a character device", device=(1, 3))
+    assert plan(null, mount) == MountPlan((), ())
+    assert (mount["type"], mount["source"]) == ("bind", "/dev/null")
+    with pytest.raises(KataError, match="character device"):
+        plan(replace(null, device=(10, 232)), bind("/dev/kvm", "/dev/kvm"))
 
 
 def test_memory_that_is_no_volume_is_shared() -> None:
@@ -285,3 +304,9 @@ def test_no_mounts(spec: dict[str, Any]) -> None:
 def test_sources_are_looked_at(tmp_path: Path) -> None:
     assert probe_source(f"{tmp_path}/missing") == Source(exists=False)
     assert probe_source("/proc") == Source(exists=True)
+    assert probe_source("/dev/null") == Source(
+        exists=True, special="a character device", device=(1, 3)
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/door")
+        assert probe_source(f"{tmp_path}/door").special == "a socket"

@@ -11,7 +11,7 @@ from kata.base.errors import Code, KataError
 
 # Character devices that every kernel has, with the same numbers and nothing of the host behind
 # them (Documentation/admin-guide/devices.txt).
-_GUESTS_OWN = frozenset(
+GUESTS_OWN = frozenset(
     {
         (1, 3),  # null
         (1, 5),  # zero
@@ -50,7 +50,7 @@ def plan_devices(
         linux["devices"] = [
             entry
             for entry in linux.get("devices") or []
-            if (entry.get("major"), entry.get("minor")) in _GUESTS_OWN and entry["type"] != "b"
+            if (entry.get("major"), entry.get("minor")) in GUESTS_OWN and entry["type"] != "b"
         ]
     for entry in linux.get("devices") or []:
         path, kind = str(entry.get("path")), entry.get("type")
@@ -58,7 +58,7 @@ def plan_devices(
         if kind == "b":
             read_only = not _may_write(linux, major, minor)
             disks.append(DiskPlan(path, find_node(major, minor), read_only))
-        elif kind in ("c", "u") and (major, minor) not in _GUESTS_OWN:
+        elif kind in ("c", "u") and (major, minor) not in GUESTS_OWN:
             raise KataError(
                 f"add device {path}: the host's character device {major}:{minor} cannot be given"
                 " to a virtual machine",
@@ -95,15 +95,14 @@ def _allows_all(linux: dict[str, Any]) -> bool:
 
 
 def _may_write(linux: dict[str, Any], major: int, minor: int) -> bool:
-    """Return whether the device rules allow writing; the last one that matches decides."""
-    allowed = True
+    """Return whether the device rules allow writing: allowed access adds up, denied is taken."""
+    access: set[str] | None = None
     for rule in (linux.get("resources") or {}).get("devices") or []:
         matches = rule.get("type") in ("b", "a", "", None) and all(
             rule.get(key) in (None, -1, number)
             for key, number in (("major", major), ("minor", minor))
         )
-        if matches and "w" in str(rule.get("access") or "rwm"):
-            allowed = bool(rule.get("allow"))
-        elif matches and rule.get("allow"):
-            allowed = False
-    return allowed
+        if matches:
+            named = set(str(rule.get("access") or "rwm"))
+            access = (access or set()) | named if rule.get("allow") else (access or set()) - named
+    return access is None or "w" in access

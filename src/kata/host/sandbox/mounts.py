@@ -1,22 +1,20 @@
-"""Decide how each mount of a container gets into the guest.  Pure but for ``probe_source``."""
+"""Decide how each mount of a container gets into the guest.  Pure but for ``probe``."""
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kata.base import mountinfo
 from kata.base.errors import Code, KataError
+from kata.host.sandbox.devices import GUESTS_OWN
+from kata.host.sandbox.sources import Probe, Source
 from kata.host.share import layout
 
 # Mount types that the guest makes itself; their source means nothing.
 _VIRTUAL_TYPES = frozenset(
     {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs"}
 )
-_EMPTY_DIR = "kubernetes.io~empty-dir"
 _GUEST_SANDBOX = "/run/kata-containers/sandbox"
 _SHM = "/dev/shm"
 _FOLLOWING = frozenset({"slave", "rslave"})
@@ -47,52 +45,11 @@ class GuestStorage:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What a bind mount's source on the host is.  ``size_bytes`` is its file system's."""
-
-    exists: bool
-    memory: bool = False
-    size_bytes: int = 0
-    mode: int = 0
-    gid: int = 0
-    # Of a memory-backed emptyDir: its file system's number, and the source's path inside of it.
-    volume: str = ""
-    path_inside: str = "/"
-
-
-Probe = Callable[[str], Source]
-
-
-@dataclass(frozen=True, slots=True)
 class MountPlan:
     """What the mounts of a container need on the host and in the guest."""
 
     shared: tuple[SharedMount, ...]
     storages: tuple[GuestStorage, ...]
-
-
-def probe_source(path: str) -> Source:
-    """Look at a bind mount's source."""
-    try:
-        facts = os.stat(path)
-        space = os.statvfs(path)
-    except OSError:
-        return Source(exists=False)
-    mounts = mountinfo.list_mounts()
-    own = mountinfo.find_mount_of(os.path.realpath(path), mounts)
-    if own is None or own.fstype != "tmpfs":
-        return Source(exists=True)
-    volume = any(m.device == own.device and _is_empty_dir(m.point) for m in mounts)
-    below = os.path.relpath(os.path.realpath(path), own.point)
-    return Source(
-        exists=True,
-        memory=True,
-        size_bytes=space.f_blocks * space.f_frsize,
-        mode=stat.S_IMODE(facts.st_mode),
-        gid=facts.st_gid,
-        volume=own.device if volume else "",
-        path_inside=os.path.normpath(f"{own.root}/{below}"),
-    )
 
 
 def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountPlan:
@@ -110,7 +67,12 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
             continue
         source = mount.get("source") or ""
         _check_propagation(mount["destination"], options)
-        memory = _plan_memory(mount["destination"], probe(source))
+        facts = probe(source)
+        if facts.special == "a character device" and facts.device in GUESTS_OWN:
+            mount["type"] = "bind"  # the guest's node of the same name
+            continue
+        _check_source(mount["destination"], source, facts)
+        memory = _plan_memory(mount["destination"], facts)
         mount["type"] = "bind"
         if memory:
             storages += memory
@@ -144,30 +106,34 @@ def _check_propagation(destination: str, options: list[str]) -> None:
         )
 
 
+def _check_source(destination: str, path: str, source: Source) -> None:
+    if source.special:
+        raise KataError(
+            f"mount {destination}: {path} is {source.special} of the host, which a virtual machine"
+            " cannot reach",
+            Code.INVALID_ARGUMENT,
+            "leave the volume out, or run the pod with another runtime class",
+        )
+
+
 def _plan_memory(destination: str, source: Source) -> list[GuestStorage]:
     """Return what stands for a memory-backed volume in the guest, nothing for other volumes.
 
     All containers of a pod that name the same volume get the same one, also those that want a
     folder in it only (subPath).
     """
-    if not source.memory:
-        return []
     size = f"size={source.size_bytes}"
-    if destination.rstrip("/") == _SHM:
-        options = ("nosuid", "nodev", "noexec", "mode=1777", size)
-        return [GuestStorage("ephemeral", "tmpfs", "tmpfs", options, f"{_GUEST_SANDBOX}/shm")]
-    if not source.volume:
+    volume = source.volume
+    if volume is None:
+        if source.memory and destination.rstrip("/") == _SHM:
+            options = ("nosuid", "nodev", "noexec", "mode=1777", size)
+            return [GuestStorage("ephemeral", "tmpfs", "tmpfs", options, f"{_GUEST_SANDBOX}/shm")]
         return []
-    owned = (f"mode={source.mode:o}", f"fsgid={source.gid}")
-    whole = f"{_GUEST_SANDBOX}/ephemeral/{source.volume}"
-    if source.path_inside == "/":
-        return [GuestStorage("ephemeral", "tmpfs", "tmpfs", (*owned, size), whole)]
-    return [
-        GuestStorage("ephemeral", "tmpfs", "tmpfs", ("mode=1777", size), whole),
-        GuestStorage("local", "", "", owned, f"{whole}{source.path_inside}"),
-    ]
-
-
-def _is_empty_dir(path: str) -> bool:
-    # kubelet's folder of a volume: .../volumes/kubernetes.io~empty-dir/NAME
-    return os.path.basename(os.path.dirname(path)) == _EMPTY_DIR
+    whole = f"{_GUEST_SANDBOX}/ephemeral/{volume.device}"
+    owner = f"mode={volume.mode:o}", f"fsgid={volume.gid}"
+    storages = [GuestStorage("ephemeral", "tmpfs", "tmpfs", (*owner, size), whole)]
+    if volume.path_inside != "/":
+        owner = f"mode={source.mode:o}", f"fsgid={source.gid}"
+        folder = f"{whole}{volume.path_inside}"
+        storages.append(GuestStorage("local", "", "", owner, folder))
+    return storages

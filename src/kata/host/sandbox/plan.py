@@ -13,7 +13,8 @@ from kata.base.errors import Code, KataError
 from kata.config.records import Config
 from kata.host.hypervisor.spec import SharedFolder, VmSpec
 from kata.host.sandbox.devices import DiskPlan, find_block_node, plan_devices
-from kata.host.sandbox.mounts import MountPlan, Probe, plan_mounts, probe_source
+from kata.host.sandbox.mounts import MountPlan, plan_mounts
+from kata.host.sandbox.sources import Probe, probe_source
 from kata.host.share import layout
 from kata.oci.convert import convert_spec
 

@@ -10,13 +10,15 @@ import os
 import socket
 import threading
 
-from kata.base.errors import KataError, describe_error
+from kata.base.errors import Code, KataError, describe_error
 from kata.base.log import Logger
 from kata.host.network import sklookup
 from kata.host.sandbox.agent import Agent
 
 _CHUNK_BYTES = 128 << 10
 _BACKLOG = 64
+# A shim without descriptors left tries again after this.
+_RETRY_S = 1.0
 
 
 class PortForward:
@@ -26,7 +28,7 @@ class PortForward:
         """Start accepting.  Raises KataError where the kernel cannot do it."""
         self._agent = agent
         self._log = log
-        self._closed = False
+        self._closed = threading.Event()
         netns_fd = os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._listener = _listen_inside(netns_fd)
@@ -41,18 +43,21 @@ class PortForward:
 
     def close(self) -> None:
         """Stop accepting.  May be called twice."""
-        if not self._closed:
-            self._closed = True
+        if not self._closed.is_set():
+            self._closed.set()
             os.close(self._link_fd)
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
 
     def _accept(self) -> None:
         with self._listener:
-            while not self._closed:
+            while not self._closed.is_set():
                 try:
                     connection, _ = self._listener.accept()
-                except OSError:
-                    return
+                except OSError as error:
+                    if not self._closed.is_set():
+                        self._log.warning("no connection accepted", error=error.strerror)
+                        self._closed.wait(_RETRY_S)
+                    continue
                 threading.Thread(
                     target=self._serve, args=(connection,), name="forward", daemon=True
                 ).start()
@@ -116,9 +121,12 @@ def _listen_inside(netns_fd: int) -> socket.socket:
     thread = threading.Thread(target=listen, name="netns")
     thread.start()
     thread.join()
-    if isinstance(results[0], OSError):
-        raise results[0]
-    return results[0]
+    listener = results[0]
+    if isinstance(listener, OSError):
+        raise KataError(
+            f"listen in the pod's network namespace: {listener.strerror}", Code.FAILED_PRECONDITION
+        )
+    return listener
 
 
 def _listen() -> socket.socket:

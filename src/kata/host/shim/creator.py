@@ -16,12 +16,12 @@ from kata.base.processes import Spawner
 from kata.config.annotations import apply_annotations
 from kata.config.load import load_config
 from kata.host.sandbox.container import Container, ContainerRequest, RootfsMount
-from kata.host.sandbox.mounts import probe_source
 from kata.host.sandbox.pause import PauseContainer
 from kata.host.sandbox.plan import ContainerPlan, GuestRules, check_spec, plan_container
 from kata.host.sandbox.pod import plan_pod
 from kata.host.sandbox.process import Process
 from kata.host.sandbox.sandbox import Sandbox
+from kata.host.sandbox.sources import probe_source
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind
 from kata.oci.bundle import annotations_of
