@@ -220,3 +220,28 @@ def test_a_pod_that_is_gone_leaves_its_addresses(make_pod: PodMaker, node: Node)
     assert address not in node.network.list_reservations()
     again = make_pod(**fields)
     assert again.output("echo", "up") == "up\n"
+
+
+def test_what_is_added_later_arrives_in_a_running_machine(make_pod: PodMaker) -> None:
+    pod = make_pod()
+    container = pod.run()
+    inside = ["nsenter", f"--net={pod.namespace()}", "ip"]
+    for command in (
+        "link add late type veth peer name other",
+        "link set late up",
+        "link set other up",
+        "address add 10.99.0.2/24 dev late",
+        "route add 10.98.0.0/16 via 10.99.0.1",
+    ):
+        subprocess.run([*inside, *command.split()], check=True)
+    container.sh("until ip route | grep -q 10.98.0.0/16; do sleep 0.1; done")
+    assert "10.99.0.2/24" in container.sh("ip addr show late")
+    subprocess.run([*inside, "address", "add", "10.99.0.3/24", "dev", "late"], check=True)
+    container.sh("until ip addr show late | grep -q 10.99.0.3; do sleep 0.1; done")
+    assert fetch_from_host(pod, container) == PAGE.encode()
+
+
+def fetch_from_host(pod: Pod, container: Container) -> bytes:
+    """Return a page that a container serves on the address that it had from the beginning."""
+    container.sh(f"mkdir -p /www; echo '{PAGE.strip()}' > /www/page; httpd -p 8088 -h /www")
+    return fetch(f"http://{pod.ip}:8088/page")

@@ -284,6 +284,18 @@ def test_what_the_guest_is_told(pod: Pod, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
+def test_an_address_that_comes_later_is_found(pod: Pod, connect: Connect, model: str) -> None:
+    pod.add_veth()
+    network = connect(model)
+    network.connect()
+    pod.inside.ip("address add 10.0.9.9/24 dev eth0", "route add 10.3.0.0/16 via 10.0.9.1")
+    assert network.rescan() == ()
+    (interface,) = network.interfaces({})
+    assert {item.address for item in interface.IPAddresses} >= {"10.0.0.2", "10.0.9.9"}
+    assert "10.3.0.0/16" in {route.dest for route in network.routes()}
+
+
+@pytest.mark.parametrize("model", ["tcfilter", "macvtap"])
 def test_a_link_that_comes_later_is_found(pod: Pod, connect: Connect, model: str) -> None:
     network = connect(model)
     assert network.connect() == ()

@@ -9,7 +9,7 @@ import pytest
 from kata.base import rtnetlink
 from kata.base.errors import Code, KataError
 from kata.base.rtnetlink import AF_INET, AF_INET6, Address, Link, Neighbour, Route
-from kata.host.network.plan import CONNECTABLE, Endpoint, Scan, is_usable, plan_endpoints
+from kata.host.network.plan import CONNECTABLE, Endpoint, Scan, plan_endpoints
 
 LOOPBACK = Link(1, "lo", "", "00:00:00:00:00:00", 65536, rtnetlink.IFF_LOOPBACK)
 ETH0 = Link(2, "eth0", "veth", "02:00:00:00:00:01", 1500, rtnetlink.IFF_UP)
@@ -164,9 +164,3 @@ def test_neighbours_are_the_permanent_ones_and_gateways() -> None:
     )
     found = scan(ETH0, routes=(DEFAULT,), neighbours=(permanent, gateway, *others))
     assert plan_one(found).neighbours == (permanent, gateway)
-
-
-def test_a_namespace_is_usable_with_an_address_that_others_reach() -> None:
-    local = Address(2, AF_INET6, "fe80::1", 64, rtnetlink.RT_SCOPE_LINK)
-    assert not is_usable(scan(ETH0, addresses=(ON_LO, local)))
-    assert is_usable(scan(ETH0, addresses=(ON_LO, ON_ETH0)))

@@ -66,6 +66,12 @@ def connect(endpoint: Endpoint, number: int, rates: Rates) -> Connection:
         return _MODELS[endpoint.model](netlink, endpoint.link, number, rates)
 
 
+def silence(link: Link, made: Connection) -> None:
+    """Take the link's addresses, so that the host's side does not answer for the guest."""
+    with Rtnetlink() as netlink:
+        _silence(netlink, link, made)
+
+
 def _connect_tcfilter(netlink: Rtnetlink, link: Link, number: int, rates: Rates) -> Connection:
     """Redirect all frames between the link and a tap; the card has the link's MAC address."""
     name = f"tap{number}_kata"
@@ -140,7 +146,6 @@ _MODELS = {
 
 
 def _silence(netlink: Rtnetlink, link: Link, made: Connection) -> None:
-    """Take the link's addresses, so that the host's side does not answer for the guest."""
     # The last one first: a network's first address takes the others with it.
     for address in reversed(netlink.addresses()):
         if address.index == link.index and address.scope != rtnetlink.RT_SCOPE_LINK:

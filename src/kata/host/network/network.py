@@ -11,7 +11,8 @@ from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.base.rtnetlink import AF_INET, Rtnetlink
 from kata.host.network import connect, namespace
-from kata.host.network.plan import Endpoint, Scan, plan_endpoints
+from kata.host.network.plan import Endpoint, Scan, add_to, plan_endpoints
+from kata.host.network.watch import NetworkWatch
 from kata.rpc.pb import types_pb2
 
 
@@ -68,18 +69,27 @@ class PodNetwork:
         Raises KataError as ``connect`` does; then nothing of what was added is connected.
         """
         before = len(self._connections)
-        known = {endpoint.link.index for endpoint in self._endpoints}
+        known = {endpoint.link.index: n for n, endpoint in enumerate(self._endpoints)}
         ours = {connection.tap_name for connection in self._connections}
         scan = namespace.run_inside(self._netns_fd, take_scan)
+        planned = plan_endpoints(scan, self._settings.model)
         try:
-            return tuple(
+            cards = tuple(
                 self._connect(endpoint)
-                for endpoint in plan_endpoints(scan, self._settings.model)
+                for endpoint in planned
                 if endpoint.link.index not in known and endpoint.link.name not in ours
             )
         except BaseException:
             self._disconnect(before)
             raise
+        for endpoint in planned:
+            if endpoint.link.index in known:
+                self._change(known[endpoint.link.index], endpoint)
+        return cards
+
+    def watch(self) -> NetworkWatch:
+        """Return a watch of the namespace, for the caller to close before this."""
+        return NetworkWatch(self._netns_fd)
 
     def interfaces(self, pci_paths: Mapping[str, str]) -> list[types_pb2.Interface]:
         """Return the interfaces for the guest; ``pci_paths`` are by the cards' ids."""
@@ -172,6 +182,15 @@ class PodNetwork:
         self._log.info("interface connected", interface=endpoint.link.name, model=endpoint.model)
         link = endpoint.link
         return Card(connection.id, link.name, connection.mac, link.mtu, connection.fd)
+
+    def _change(self, number: int, endpoint: Endpoint) -> None:
+        """Take over what has changed at a link that is connected."""
+        if endpoint.model == "macvtap":
+            # What the link had was taken from it, so what it has is new.
+            connection = self._connections[number]
+            namespace.run_inside(self._netns_fd, lambda: connect.silence(endpoint.link, connection))
+            endpoint = add_to(self._endpoints[number], endpoint)
+        self._endpoints[number] = endpoint
 
     def _warn_of_rates(self, endpoint: Endpoint) -> None:
         wanted = {"rx": self._settings.rx_rate_bps, "tx": self._settings.tx_rate_bps}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kata.base import rtnetlink
 from kata.base.errors import Code, KataError
-from kata.base.rtnetlink import AF_INET, AF_INET6, Address, Link, Neighbour, Route
+from kata.base.rtnetlink import Address, Link, Neighbour, Route
 
 # Kinds of links that frames can be redirected from and to; "" is hardware.
 CONNECTABLE = frozenset({"veth", "macvlan", "ipvlan", "bridge", "dummy", "bond", "vlan", "ipvtap"})
@@ -65,6 +65,16 @@ def plan_endpoints(scan: Scan, model: str) -> tuple[Endpoint, ...]:
         )
     _check_routes(endpoints)
     return tuple(endpoints)
+
+
+def add_to(known: Endpoint, more: Endpoint) -> Endpoint:
+    """Return what is known of a link with what else is known of it by now."""
+    return replace(
+        known,
+        addresses=tuple(dict.fromkeys((*known.addresses, *more.addresses))),
+        routes=tuple(dict.fromkeys((*known.routes, *more.routes))),
+        neighbours=tuple(dict.fromkeys((*known.neighbours, *more.neighbours))),
+    )
 
 
 def _check_link(link: Link) -> None:
@@ -141,12 +151,3 @@ def _check_routes(endpoints: Sequence[Endpoint]) -> None:
                     Code.INVALID_ARGUMENT,
                     "leave one of them out of the CNI configuration",
                 )
-
-
-def is_usable(scan: Scan) -> bool:
-    """Return whether anything in the namespace has an address."""
-    return any(
-        address.family in (AF_INET, AF_INET6)
-        and address.scope not in (rtnetlink.RT_SCOPE_LINK, 254)
-        for address in scan.addresses
-    )

@@ -117,11 +117,12 @@ class Sandbox:
             configured = time.monotonic()
             network = self._network
             self.call("configure network", lambda: network.configure(machine.agent))
+            network.follow(machine.hypervisor, machine.agent)
             self._forward_ports(machine.agent)
             self._log.info("network configured", ms=_since(configured))
         self._log.info("sandbox ready", ms=_since(started))
 
-    def call(self, action: str, request: Callable[[], None]) -> None:
+    def call(self, action: str, request: Callable[[], object]) -> None:
         """Run a request to the agent; a dead machine is told as the cause of its failure."""
         try:
             request()
