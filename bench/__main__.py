@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.boot import measure_boot
 from bench.memory import measure_memory
+from bench.pods import measure_pods
 from bench.samples import Figure
 from bench.starts import measure_exec, measure_run
 from tests.support.containerd import Containerd
@@ -47,6 +48,7 @@ def main() -> None:
         finally:
             containerd.remove(_SHARED)
             containerd.stop()
+    add(measure_pods(options.rounds))
     Path(options.json).write_text(json.dumps([f.to_json() for f in figures], indent=2) + "\n")
     print(f"as JSON: {options.json}")
 
