@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.samples import Figure
 from kata.config.load import load_config
 from kata.host.hypervisor.accelerator import choose_accelerator
+from kata.host.resource.sizing import Size
 from kata.host.sandbox.plan import plan_vm
 from kata.host.sandbox.record import ROOT
 from kata.rpc.client import Client
@@ -42,7 +43,8 @@ def boot_bare() -> float:
     """Boot kernel and initrd with nothing but the agent's port; returns seconds."""
     config = load_config(CONFIGURATION, {})
     accelerator = choose_accelerator(config.hypervisor.accel, ROOT).name
-    spec = plan_vm("bench", config, accelerator, None)
+    size = Size(1, config.hypervisor.default_memory_mib)
+    spec = plan_vm("bench", config, size, accelerator, None)
     ours, theirs = socket.socketpair()
     argv = [
         spec.binary, "-machine", "q35", "-accel", accelerator,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from kata.base.mountinfo import list_mounts
+from kata.host.resource.cgroup import create, find_hierarchies, plan_cgroup
 from tests.pods.conftest import PodMaker
 from tests.support.cri import runtime_pb2 as pb
 from tests.support.cri.client import Cri
@@ -55,6 +60,64 @@ def test_limits_can_change(make_pod: PodMaker, cri: Cri) -> None:
     assert read_limit(container) == 96 * MIB
 
 
+def test_a_container_sees_its_own_cgroup(pod: Pod) -> None:
+    container = pod.run(resources={"cpu_quota": 25_000, "cpu_period": 50_000})
+    assert container.sh("cat /proc/self/cgroup; cat /sys/fs/cgroup/cpu.max") == "0::/\n25000 50000"
+
+
 def read_limit(container: Container) -> int:
-    path = "/sys/fs/cgroup$(cut -d: -f 3 /proc/self/cgroup)/memory.max"
-    return int(container.sh(f"cat {path}"))
+    return int(container.sh("cat /sys/fs/cgroup/memory.max"))
+
+
+# The pod as a whole.
+
+
+@pytest.fixture
+def parent() -> Iterator[str]:
+    """A cgroup for a pod, as kubelet makes one."""
+    name = f"/kata-tests/pod{os.getpid()}"
+    yield name
+    for hierarchy in find_hierarchies(list_mounts()):
+        for folder in (f"{hierarchy}{name}", f"{hierarchy}/kata-tests"):
+            if os.path.isdir(folder):
+                os.rmdir(folder)  # fails while there is something in it
+
+
+def test_a_machine_is_sized_by_and_counted_for_its_pod(
+    parent: str, make_pod: PodMaker, cri: Cri
+) -> None:
+    resources = {
+        "memory_limit_in_bytes": 200 * MIB,
+        "cpu_quota": 100_000,
+        "cpu_period": 100_000,
+    }
+    pod = make_pod(linux={"cgroup_parent": parent, "resources": resources})
+    container = pod.run()
+    assert container.sh("grep -c ^processor /proc/cpuinfo") == str(min(2, os.cpu_count() or 1))
+    total_kib = int(container.sh("awk '/MemTotal/ {print $2}' /proc/meminfo"))
+    assert 200 << 10 < total_kib - (512 << 10) + (150 << 10) < 350 << 10
+    stats = cri.pod_stats(pod.id).linux
+    assert stats.memory.working_set_bytes.value > 60 * MIB
+    assert stats.cpu.usage_core_nano_seconds.value > 500_000_000
+    assert stats.network.default_interface.name == "eth0"
+    for hierarchy in find_hierarchies(list_mounts()):
+        assert os.listdir(f"{hierarchy}{parent}/{pod.id}")
+    pod.remove()
+    for hierarchy in find_hierarchies(list_mounts()):
+        assert not os.path.exists(f"{hierarchy}{parent}/{pod.id}")
+
+
+def test_a_machine_that_its_pods_limit_would_kill_stays_outside(
+    parent: str, make_pod: PodMaker, cri: Cri
+) -> None:
+    hierarchies = find_hierarchies(list_mounts())
+    create(plan_cgroup(parent, hierarchies, 0, whole=True))
+    for hierarchy in hierarchies:
+        for name in ("memory.limit_in_bytes", "memory.max"):
+            limit = Path(f"{hierarchy}{parent}/{name}")
+            if limit.exists():
+                limit.write_text(str(64 * MIB))
+    pod = make_pod(linux={"cgroup_parent": parent})
+    assert pod.output("echo", "alive") == "alive\n"
+    assert "machine not counted as the pod's memory" in pod.node.containerd.log
+    assert cri.pod_stats(pod.id).linux.memory.working_set_bytes.value < 60 * MIB

@@ -9,10 +9,12 @@ import pytest
 
 from kata.base.errors import Code, KataError
 from kata.config.parse import ConfigFile, parse_config
+from kata.host.resource.sizing import Size
 from kata.host.sandbox.mounts import SharedMount
 from kata.host.sandbox.plan import ContainerPlan, GuestRules, plan_container, plan_vm
 from kata.host.share.layout import GUEST_FOLDER
 
+CONFIG = parse_config([ConfigFile("c.toml", "")])
 SPEC: dict[str, Any] = {
     "ociVersion": "1.0.2",
     "process": {
@@ -79,7 +81,11 @@ def test_mount_of_another_type_is_refused() -> None:
 
 
 def test_namespaces_are_new_ones_and_the_machines_own_left_out() -> None:
-    assert plan(SPEC).spec["linux"]["namespaces"] == [{"type": "pid"}, {"type": "mount"}]
+    assert plan(SPEC).spec["linux"]["namespaces"] == [
+        {"type": "pid"},
+        {"type": "mount"},
+        {"type": "cgroup"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_spec_no_container_can_be_made_of(spec: dict[str, Any], words: str) -> N
 
 
 def test_machine() -> None:
-    spec = plan_vm("s1", parse_config([ConfigFile("c.toml", "")]), "tcg", None)
+    spec = plan_vm("s1", CONFIG, Size(1, 512), "tcg", None)
     assert (spec.name, spec.accelerator, spec.memory_mib, spec.vcpus) == ("s1", "tcg", 512, 1)
     assert "quiet" in spec.kernel_params
     assert not any("server_addr" in parameter for parameter in spec.kernel_params)
@@ -142,5 +148,5 @@ def test_machine() -> None:
 def test_machine_with_vsock_tells_the_agent() -> None:
     assert (
         "agent.server_addr=vsock://-1:1024"
-        in plan_vm("s1", parse_config([ConfigFile("c.toml", "")]), "kvm", 7).kernel_params
+        in plan_vm("s1", CONFIG, Size(1, 512), "kvm", 7).kernel_params
     )

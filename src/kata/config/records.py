@@ -270,11 +270,13 @@ class RuntimeConfig:
     )
     sandbox_cgroup_only: bool = setting(
         False,
-        "Keep all of the sandbox's processes in the pod's cgroup.",
-        checks.only(False, NOT_YET),
+        "Keep the sandbox's processes in the pod's cgroup even where its memory limit is below "
+        "what the machine may need; false: there they are not counted as the pod's memory.",
     )
     static_sandbox_resource_mgmt: bool = setting(
-        False, "Size the sandbox once, at its start, instead of adding CPUs and memory later."
+        False,
+        "Size the sandbox once, at its start, instead of adding CPUs and memory later; the pod's "
+        "limits are looked at then in any case.",
     )
     create_container_timeout_s: int = setting(
         60,

@@ -436,21 +436,29 @@ class LinuxPodSandboxConfig(_message.Message):
     CGROUP_PARENT_FIELD_NUMBER: _builtins.int
     SECURITY_CONTEXT_FIELD_NUMBER: _builtins.int
     SYSCTLS_FIELD_NUMBER: _builtins.int
+    OVERHEAD_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
     cgroup_parent: _builtins.str
     @_builtins.property
     def security_context(self) -> Global___LinuxSandboxSecurityContext: ...
     @_builtins.property
     def sysctls(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def overhead(self) -> Global___LinuxContainerResources: ...
+    @_builtins.property
+    def resources(self) -> Global___LinuxContainerResources: ...
     def __init__(
         self,
         *,
         cgroup_parent: _builtins.str = ...,
         security_context: Global___LinuxSandboxSecurityContext | None = ...,
         sysctls: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        overhead: Global___LinuxContainerResources | None = ...,
+        resources: Global___LinuxContainerResources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["security_context", b"security_context"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overhead", b"overhead", "resources", b"resources", "security_context", b"security_context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup_parent", b"cgroup_parent", "security_context", b"security_context", "sysctls", b"sysctls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup_parent", b"cgroup_parent", "overhead", b"overhead", "resources", b"resources", "security_context", b"security_context", "sysctls", b"sysctls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

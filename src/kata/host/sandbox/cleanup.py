@@ -10,6 +10,7 @@ import os
 
 from kata.base.errors import KataError, describe_error
 from kata.base.processes import read_start_time
+from kata.host.resource import cgroup
 from kata.host.sandbox import record
 from kata.host.share import layout
 
@@ -29,6 +30,10 @@ def clean_up(sandbox_id: str, owner: str = "") -> list[str]:
         return []
     if found is not None:
         failures += record.end_recorded_processes(found)
+        try:
+            cgroup.remove(found.cgroups)
+        except KataError as error:
+            failures.append(describe_error(error))
     base = layout.shared_paths(sandbox_id).base
     try:
         layout.unmount_below(base)

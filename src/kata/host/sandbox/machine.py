@@ -173,15 +173,7 @@ def check_assets(spec: VmSpec) -> None:
                 f"set {key} in [hypervisor.qemu]"
                 + ("" if key == "path" else ", or build the guest image: kata-image build"),
             ) from error
-    try:
-        space = os.statvfs(spec.memory_folder)
-    except OSError as error:
-        raise KataError(
-            f"start virtual machine: memory folder {spec.memory_folder}: {error.strerror}",
-            Code.FAILED_PRECONDITION,
-            "set file_mem_backend in [hypervisor.qemu]",
-        ) from error
-    free_mib = space.f_bavail * space.f_frsize >> 20
+    free_mib = find_free_mib(spec.memory_folder)
     if free_mib < spec.memory_mib:
         raise KataError(
             f"start virtual machine: {spec.memory_folder} has {free_mib} MiB free,"
@@ -189,6 +181,19 @@ def check_assets(spec: VmSpec) -> None:
             Code.RESOURCE_EXHAUSTED,
             "free or enlarge it, or lower default_memory in [hypervisor.qemu]",
         )
+
+
+def find_free_mib(memory_folder: str) -> int:
+    """Return how much memory a guest can have.  Raises FAILED_PRECONDITION without the folder."""
+    try:
+        space = os.statvfs(memory_folder)
+    except OSError as error:
+        raise KataError(
+            f"start virtual machine: memory folder {memory_folder}: {error.strerror}",
+            Code.FAILED_PRECONDITION,
+            "set file_mem_backend in [hypervisor.qemu]",
+        ) from error
+    return space.f_bavail * space.f_frsize >> 20
 
 
 def _quoted(what: str, text: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from kata.base.errors import Code, KataError
 from kata.config.records import Config
 from kata.host.hypervisor.spec import SharedFolder, VmSpec
+from kata.host.resource.sizing import Size
 from kata.host.sandbox.devices import DiskPlan, find_block_node, plan_devices
 from kata.host.sandbox.mounts import MountPlan, plan_mounts
 from kata.host.sandbox.sources import Probe, probe_source
@@ -62,7 +61,9 @@ class GuestRules:
     find_block_node: Callable[[int, int], str] = find_block_node
 
 
-def plan_vm(sandbox_id: str, config: Config, accelerator: str, vsock_cid: int | None) -> VmSpec:
+def plan_vm(
+    sandbox_id: str, config: Config, size: Size, accelerator: str, vsock_cid: int | None
+) -> VmSpec:
     """Return the machine for a sandbox."""
     hypervisor = config.hypervisor
     params = list(_BASE_PARAMS)
@@ -80,9 +81,9 @@ def plan_vm(sandbox_id: str, config: Config, accelerator: str, vsock_cid: int | 
         accelerator=accelerator,
         machine_options=hypervisor.machine_accelerators,
         cpu_features=hypervisor.cpu_features,
-        vcpus=_count_vcpus(hypervisor.default_vcpus),
-        memory_mib=hypervisor.default_memory_mib,
-        memory_folder=hypervisor.file_mem_backend or "/dev/shm",
+        vcpus=size.vcpus,
+        memory_mib=size.memory_mib,
+        memory_folder=find_memory_folder(config),
         kernel=hypervisor.kernel,
         initrd=hypervisor.initrd,
         kernel_params=tuple(params),
@@ -119,6 +120,9 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
         for namespace in linux.get("namespaces") or []
         if namespace.get("type") not in _MACHINE_NAMESPACES
     ]
+    # Engines leave it out where the host has cgroups of version 1; the guest has the other.
+    if not any(namespace["type"] == "cgroup" for namespace in linux["namespaces"]):
+        linux["namespaces"].append({"type": "cgroup"})
     linux["cgroupsPath"] = _plan_cgroup(container_id, linux.get("cgroupsPath") or "")
     if linux.get("seccomp") and not rules.seccomp:
         linux.pop("seccomp")
@@ -134,8 +138,9 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
     return ContainerPlan(guest, mounts, disks, shared_pids, tuple(warnings))
 
 
-def _count_vcpus(wanted: float) -> int:
-    return (os.cpu_count() or 1) if wanted < 0 else max(1, math.ceil(wanted))
+def find_memory_folder(config: Config) -> str:
+    """Return where the guest's memory is a file, so that virtiofsd sees it."""
+    return config.hypervisor.file_mem_backend or "/dev/shm"
 
 
 def strip_labels(process: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kata.base.errors import Code, KataError
+from kata.host.resource.sizing import Limits, read_limits
+from kata.oci.bundle import annotations_of
 
 _HINT = "run it with another runtime class, or leave {field} out of the pod's spec"
 # Namespace type -> (the pod's field that leaves it out, what the pod would have joined).
@@ -20,11 +22,15 @@ _OWN_NAMESPACES = {
 class PodPlan:
     """The machine-wide part of a spec."""
 
-    hostname: str
+    hostname: str = ""
     # Path of the network namespace that the engine has made for the pod; empty: there is none.
-    netns_path: str
+    netns_path: str = ""
     # Kernel settings of the pod, for every container in it.
-    sysctls: dict[str, str]
+    sysctls: dict[str, str] = field(default_factory=dict)
+    # What its containers may use together.
+    limits: Limits = field(default_factory=Limits)
+    # The host's cgroup that the engine has chosen (OCI: linux.cgroupsPath); empty: none.
+    cgroup_path: str = ""
 
 
 def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
@@ -37,16 +43,18 @@ def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
         str(entry.get("type")): str(entry.get("path") or "")
         for entry in linux.get("namespaces") or []
     }
-    for kind, (field, what) in _OWN_NAMESPACES.items():
+    for kind, (key, what) in _OWN_NAMESPACES.items():
         if kind not in namespaces:
             raise KataError(
-                f"create sandbox {sandbox_id}: {field}: a virtual machine cannot share the host's"
+                f"create sandbox {sandbox_id}: {key}: a virtual machine cannot share the host's"
                 f" {what}",
                 Code.INVALID_ARGUMENT,
-                _HINT.format(field=field),
+                _HINT.format(field=key),
             )
     return PodPlan(
         hostname=str(spec.get("hostname") or ""),
         netns_path=namespaces["network"],
         sysctls=dict(linux.get("sysctl") or {}),
+        limits=read_limits(spec, annotations_of(spec)),
+        cgroup_path=str(linux.get("cgroupsPath") or ""),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from kata.base.errors import Code, KataError
@@ -38,6 +39,7 @@ class Record:
     version: int = VERSION
     owner: str = ""
     processes: list[ProcessEntry] = field(default_factory=list)
+    cgroups: list[str] = field(default_factory=list)
 
 
 class RecordFile:
@@ -73,6 +75,12 @@ class RecordFile:
             self._record.processes.append(ProcessEntry(role, pid, start_time))
             _save(self.folder, self._record)
 
+    def add_cgroups(self, folders: Sequence[str]) -> None:
+        """Write down folders of cgroups that were made."""
+        with self._lock:
+            self._record.cgroups += folders
+            _save(self.folder, self._record)
+
     def remove(self) -> None:
         """Remove the state folder and the files in it (it has no folders)."""
         remove_state_folder(self.folder)
@@ -96,11 +104,12 @@ def load_record(sandbox_id: str) -> Record | None:
             )
         entries = [ProcessEntry(**entry) for entry in document["processes"]]
         owner = str(document["owner"])
+        cgroups = [str(folder) for folder in document["cgroups"]]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise KataError(f"read {path}: {error}", Code.DATA_LOSS) from error
-    return Record(sandbox_id, VERSION, owner, entries)
+    return Record(sandbox_id, VERSION, owner, entries, cgroups)
 
 
 def end_recorded_processes(record: Record) -> list[str]:

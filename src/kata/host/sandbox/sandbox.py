@@ -9,17 +9,20 @@ from dataclasses import replace
 
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.log import Logger
+from kata.base.mountinfo import list_mounts
 from kata.base.processes import Spawner, read_start_time
 from kata.config.records import Config
 from kata.host.hypervisor.accelerator import choose_accelerator
 from kata.host.hypervisor.interface import Hypervisor
 from kata.host.hypervisor.spec import BlockDevice
 from kata.host.network.network import NetworkSettings
+from kata.host.resource import cgroup
+from kata.host.resource.sizing import Size, plan_size
 from kata.host.sandbox import plan, vsock
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.container import Container
-from kata.host.sandbox.machine import Machine, MachineContext
+from kata.host.sandbox.machine import Machine, MachineContext, find_free_mib
 from kata.host.sandbox.network import SandboxNetwork
 from kata.host.sandbox.pod import PodPlan
 from kata.host.sandbox.portforward import PortForward
@@ -32,7 +35,9 @@ from kata.rpc.pb import agent_pb2
 _POWER_OFF_S = 5.0
 # The guest has to let go of a disk that nobody uses any more; under emulation that takes a second.
 _UNPLUG_S = 10.0
-_NO_POD = PodPlan(hostname="", netns_path="", sysctls={})
+_NO_POD = PodPlan()
+# What QEMU and virtiofsd need besides the guest's memory.
+_OVERHEAD_MIB = 160
 
 
 class Sandbox:
@@ -80,11 +85,14 @@ class Sandbox:
             self._log.warning("no KVM, the machine is emulated", reason=accelerator.reason)
         cid = vsock.choose_cid() if self._wants_vsock() else None
         network = self._connect_network()
-        spec = plan.plan_vm(self.id, self._config, accelerator.name, cid)
+        free_mib = find_free_mib(plan.find_memory_folder(self._config))
+        size = plan_size(self._config.hypervisor, self._pod.limits, free_mib)
+        spec = plan.plan_vm(self.id, self._config, size, accelerator.name, cid)
         self._spec = replace(spec, netns_path=self._pod.netns_path if network else "")
         self._undo.push("shared folder", self._remove_share)
         layout.prepare_shared_folder(self._shared)
-        context = MachineContext(self._config, self._log, self._spawner, self._record, self._undo)
+        spawner = self._enter_cgroup(size)
+        context = MachineContext(self._config, self._log, spawner, self._record, self._undo)
         self._machine = Machine(context)
         self._machine.start(self._spec, self._shared)
         if network is not None:
@@ -212,6 +220,32 @@ class Sandbox:
             for failure in self._undo.run():
                 self._log.error("clean-up failed", step=failure)
             self._log.info("sandbox stopped", ms=_since(started))
+
+    def _enter_cgroup(self, size: Size) -> Spawner:
+        """Return what starts the sandbox's processes in its cgroup, as far as they may be there."""
+        whole = self._config.runtime.sandbox_cgroup_only
+        planned = cgroup.plan_cgroup(
+            self._pod.cgroup_path,
+            cgroup.find_hierarchies(list_mounts()),
+            (size.memory_mib + _OVERHEAD_MIB) << 20,
+            whole=whole,
+        )
+        if planned.left_out:
+            self._log.warning(
+                "machine not counted as the pod's memory",
+                reason=planned.left_out,
+                hint="name an overhead in the RuntimeClass",
+            )
+        try:
+            made = cgroup.create(planned)
+        except KataError as error:
+            if whole:
+                raise
+            self._log.warning("machine not in the pod's cgroup", reason=describe_error(error))
+            return self._spawner
+        self._record.add_cgroups(made)
+        self._undo.push("cgroup", lambda: cgroup.remove(made))
+        return cgroup.CgroupSpawner(self._spawner, planned)
 
     def _connect_network(self) -> SandboxNetwork | None:
         runtime, hypervisor = self._config.runtime, self._config.hypervisor
