@@ -59,6 +59,12 @@ class Containerd:
         """Return what containerd and the shims have logged."""
         return (self.folder / "log").read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        """The running daemon's pid."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
         with open(self.folder / "log", "ab") as log:
@@ -85,8 +91,7 @@ class Containerd:
 
     def has_open(self, path: Path) -> bool:
         """Tell whether the daemon has a file open, a log that it still writes for example."""
-        assert self._process is not None
-        folder = f"/proc/{self._process.pid}/fd"
+        folder = f"/proc/{self.pid}/fd"
         for name in os.listdir(folder):
             try:
                 if os.readlink(f"{folder}/{name}") == str(path):

@@ -10,6 +10,7 @@ import os
 import select
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
@@ -50,6 +51,7 @@ class TaskIo:
         self._log = log
         self._plugin: LoggerPlugin | None = None
         self._wake_read, self._wake_write = os.pipe()
+        self._wake_users = 1  # whoever closes this, and each pump
         self._closed = False
         self._lock = threading.Lock()
         self._pumps: list[threading.Thread] = []
@@ -102,7 +104,7 @@ class TaskIo:
             if self._closed:
                 return
             self._closed = True
-        os.write(self._wake_write, b"x")
+            os.write(self._wake_write, b"x")
         self.close_stdin()
         for pump in self._pumps:
             pump.join(timeout=1.0)
@@ -110,12 +112,31 @@ class TaskIo:
             os.close(fd)
         if self._plugin is not None:
             self._plugin.close()
+        self._leave_wake()
 
-    def _start(self, pump: object, *args: object, daemon_only: bool = False) -> None:
-        thread = threading.Thread(target=pump, args=args, name="stdio", daemon=True)  # type: ignore[arg-type]
+    def _start(self, pump: Callable[..., None], *args: object, daemon_only: bool = False) -> None:
+        def run() -> None:
+            try:
+                pump(*args)
+            finally:
+                self._leave_wake()
+
+        with self._lock:
+            if self._closed:
+                return
+            self._wake_users += 1
+        thread = threading.Thread(target=run, name="stdio", daemon=True)
         if not daemon_only:
             self._pumps.append(thread)
         thread.start()
+
+    def _leave_wake(self) -> None:
+        """The last to leave closes it: ``close`` itself, or a pump that hangs in the guest."""
+        with self._lock:
+            self._wake_users -= 1
+            if self._wake_users == 0:
+                os.close(self._wake_read)
+                os.close(self._wake_write)
 
     def _open_input(self) -> None:
         if not self.spec.stdin:
