@@ -262,6 +262,18 @@ def test_doors_to_the_hosts_kernel_are_refused(special: str) -> None:
     assert f"mount /door: /run/x is {special} of the host" in said
 
 
+def test_a_volume_that_kubelet_changes_is_one_copy_for_the_pod() -> None:
+    path = "/var/lib/kubelet/pods/1/volumes/kubernetes.io~configmap/settings"
+    mounts = bind("/etc/a", path, "ro"), bind("/etc/b", f"{path}/"), bind("/c", f"/2{path}")
+    found = plan(Source(exists=True, watched=True), *mounts)
+    assert (found.shared, found.storages) == ((), ())
+    first, second, other = found.watched
+    assert first.name == second.name != other.name
+    assert first.name.startswith("configmap-settings-")
+    assert mounts[0]["source"] == f"{SANDBOX}/watchable/{first.name}"
+    assert "ro" in mounts[0]["options"]
+
+
 def test_devices_that_every_kernel_has_are_the_guests_own() -> None:
     mount = bind("/dev/kmsg", "/dev/null")
     null = Source(exists=True, special="a character device", device=(1, 3))

@@ -178,3 +178,13 @@ def openat2(
         _SYS_OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)
     )
     return _check(result, f"open {path}")
+
+
+def inotify_init() -> int:
+    """Call inotify_init1(2); returns a descriptor that does not block, which the caller owns."""
+    return _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify")
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Call inotify_add_watch(2); returns the watch's number, the same for the same inode."""
+    return _check(_libc.inotify_add_watch(fd, os.fsencode(path), mask), f"watch {path}")

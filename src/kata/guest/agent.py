@@ -56,6 +56,7 @@ class Agent:
             "grpc.Health": health.methods(),
             "grpc.AgentService": self._table,
             "kata.Forward": LateTable(_forward_methods),
+            "kata.Volumes": LateTable(_volumes_methods),
         }
         self.server = Server(services, log)
 
@@ -121,6 +122,12 @@ def _forward_methods() -> dict[str, Method]:
     from kata.guest.forward import Forward
 
     return Forward().methods()
+
+
+def _volumes_methods() -> dict[str, Method]:
+    from kata.guest.volumes import Volumes
+
+    return Volumes().methods()
 
 
 class LateTable(_Table):

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kata.rpc.client import Client
-from kata.rpc.pb import agent_pb2, empty_pb2, forward_pb2, health_pb2, oci_pb2, types_pb2
+from kata.rpc.pb import (
+    agent_pb2,
+    empty_pb2,
+    forward_pb2,
+    health_pb2,
+    oci_pb2,
+    types_pb2,
+    volumes_pb2,
+)
 
 # Upstream's limit for requests that do not wait for anything in the guest.
 _DEFAULT_TIMEOUT_S = 60.0
@@ -172,6 +180,11 @@ class Agent:
         """Close a connection; one that is closed is no error."""
         request = forward_pb2.CloseRequest(connection=connection)
         self._client.call("kata.Forward/Close", request, empty_pb2.Empty, _DEFAULT_TIMEOUT_S)
+
+    def sync_volume(self, name: str, entries: Sequence[volumes_pb2.VolumeEntry]) -> None:
+        """Make a volume that is kept in step hold ``entries`` and nothing else."""
+        request = volumes_pb2.SyncRequest(name=name, entries=entries)
+        self._client.call("kata.Volumes/Sync", request, empty_pb2.Empty, _DEFAULT_TIMEOUT_S)
 
     def get_metrics(self) -> str:
         """Return the guest's metrics as Prometheus text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from kata.base.errors import Code, KataError
 from kata.host.sandbox.devices import GUESTS_OWN
 from kata.host.sandbox.sources import Probe, Source
 from kata.host.share import layout
+from kata.host.share.watched import GUEST_FOLDER as WATCHED_FOLDER
 
 # Mount types that the guest makes itself; their source means nothing.
 _VIRTUAL_TYPES = frozenset(
@@ -34,6 +36,14 @@ class SharedMount:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchedMount:
+    """A volume of the host that is kept in step in the guest, under a name of the sandbox's."""
+
+    source: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class GuestStorage:
     """Something the guest mounts by itself before the container starts (see agent.proto)."""
 
@@ -50,6 +60,7 @@ class MountPlan:
 
     shared: tuple[SharedMount, ...]
     storages: tuple[GuestStorage, ...]
+    watched: tuple[WatchedMount, ...] = ()
 
 
 def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountPlan:
@@ -60,6 +71,7 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
     """
     shared: list[SharedMount] = []
     storages: list[GuestStorage] = []
+    watched: list[WatchedMount] = []
     for index, mount in enumerate(spec.get("mounts") or []):
         options = mount.get("options") or []
         if not (mount.get("type") == "bind" or "bind" in options or "rbind" in options):
@@ -72,6 +84,11 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
             mount["type"] = "bind"  # the guest's node of the same name
             continue
         _check_source(mount["destination"], source, facts)
+        if facts.watched:
+            watched.append(WatchedMount(source, _name_volume(source)))
+            mount["type"] = "bind"
+            mount["source"] = f"{WATCHED_FOLDER}/{watched[-1].name}"
+            continue
         memory = _plan_memory(mount["destination"], facts)
         mount["type"] = "bind"
         if memory:
@@ -83,7 +100,14 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
         follows = not _FOLLOWING.isdisjoint(options)
         shared.append(SharedMount(source, name, "ro" in options, "rbind" in options, follows))
         mount["source"] = f"{layout.GUEST_FOLDER}/{name}"
-    return MountPlan(tuple(shared), tuple(storages))
+    return MountPlan(tuple(shared), tuple(storages), tuple(watched))
+
+
+def _name_volume(source: str) -> str:
+    """Return a name for a volume's copy: its kind and name, and what tells its path apart."""
+    path = os.path.normpath(source)
+    kind, name = path.split("/")[-2:]
+    return f"{kind.rpartition('~')[2]}-{name[:200]}-{binascii.crc32(os.fsencode(path)):08x}"
 
 
 def _check_virtual(mount: dict[str, Any]) -> None:

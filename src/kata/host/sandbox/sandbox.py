@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kata.base.errors import Code, KataError, describe_error
+from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.base.mountinfo import list_mounts
 from kata.base.processes import Spawner, read_start_time
@@ -29,7 +30,9 @@ from kata.host.sandbox.portforward import PortForward
 from kata.host.sandbox.record import ROOT, ProcessEntry, RecordFile
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
+from kata.host.share.watched import WatchedVolumes
 from kata.rpc.pb import agent_pb2
+from kata.rpc.pb.volumes_pb2 import VolumeEntry
 
 # The guest has this long to write back and power off; then the machine is killed.
 _POWER_OFF_S = 5.0
@@ -56,6 +59,8 @@ class Sandbox:
         self._shared = layout.shared_paths(sandbox_id)
         self._machine: Machine | None = None
         self._network: SandboxNetwork | None = None
+        self._volumes: WatchedVolumes | None = None
+        self._volumes_lock = threading.Lock()
         self._disks: dict[str, list[str]] = {}
         self._stop_lock = threading.Lock()
         self._stopped = False
@@ -186,6 +191,23 @@ class Sandbox:
             self.release_disks(container.id)
             raise
         self._log.info("container created", container=container.id, ms=_since(started))
+
+    def follow_volumes(self, planned: plan.ContainerPlan, view: HostView) -> None:
+        """Bring a container's watched volumes into the guest, and their changes from now on."""
+        for mount in planned.mounts.watched:
+            with self._volumes_lock:
+                if self._volumes is None:
+                    self._volumes = WatchedVolumes(self._send_volume, self._log)
+                    self._undo.push("volumes", self._volumes.close)
+                volumes = self._volumes
+            source = mount.source
+            volumes.add(
+                mount.name,
+                lambda source=source: view.clone(source, recursive=True, follows=False),  # type: ignore[misc]
+            )
+
+    def _send_volume(self, name: str, entries: Sequence[VolumeEntry]) -> None:
+        self.call("update volume", lambda: self.agent.sync_volume(name, entries))
 
     def release_disks(self, container_id: str) -> None:
         """Take the disks of a container out again, after the container itself is gone."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kata.base import mountinfo
+from kata.host.share.watched import is_watched
 
 _EMPTY_DIR = "kubernetes.io~empty-dir"
 # What is a door to something of the host's kernel; through a shared folder only its name arrives.
@@ -39,6 +40,8 @@ class Source:
     special: str = ""
     # Of a device: its numbers.
     device: tuple[int, int] = (0, 0)
+    # Whether it is a volume that is copied, and again when it changes.
+    watched: bool = False
     # Whether it is in memory (tmpfs); what follows is told of those only.
     memory: bool = False
     size_bytes: int = 0
@@ -57,6 +60,8 @@ def probe_source(path: str) -> Source:
         space = os.statvfs(path)
     except OSError:
         return Source(exists=False)
+    if is_watched(path):
+        return Source(exists=True, watched=True)
     special = _SPECIAL.get(stat.S_IFMT(facts.st_mode), "")
     mounts = mountinfo.list_mounts()
     own = mountinfo.find_mount_of(os.path.realpath(path), mounts)

@@ -98,6 +98,7 @@ class Creator:
                 container.prepare(planned, sandbox.mounts_folder, self._identity.view)
             sandbox.wait_ready()
             if planned is not None:
+                sandbox.follow_volumes(planned, self._identity.view)
                 sandbox.create_container(container, planned)
         except BaseException:
             sandbox.stop(graceful=False)
@@ -117,6 +118,7 @@ class Creator:
         try:
             io.open()
             container.prepare(planned, sandbox.mounts_folder, self._identity.view)
+            sandbox.follow_volumes(planned, self._identity.view)
             sandbox.create_container(container, planned)
         except BaseException:
             self._release(container)
