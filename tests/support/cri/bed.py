@@ -11,6 +11,7 @@ from tests.support.cni import PLUGINS, Network, make_network
 from tests.support.containerd import IMAGE, Containerd
 from tests.support.cri.client import Cri, CriError
 from tools.busybox_image import busybox_layer, render_image
+from tools.setup import CONFIGURATION
 
 HANDLER = "kata"
 PAUSE = "localhost/pause:latest"
@@ -51,15 +52,55 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
       pod_annotations = ["io.katacontainers.*"]
       container_annotations = ["io.katacontainers.*"]
 """.replace("PAUSE", PAUSE).replace("PLUGINS", PLUGINS)
+# The same for containerd 2.x, whose sections have other names; untrusted workloads are gone.
+SETTINGS_2 = """\
+version = 3
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[grpc]
+  address = "{folder}/c.sock"
+[ttrpc]
+  address = "{folder}/c.sock.ttrpc"
+[debug]
+  level = "debug"
+[plugins."io.containerd.grpc.v1.cri"]
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "PAUSE"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["PLUGINS"]
+    conf_dir = "{folder}/cni/net.d"
+  [plugins."io.containerd.cri.v1.runtime".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.kata]
+      runtime_type = "io.containerd.kata.v2"
+      privileged_without_host_devices = true
+      pod_annotations = ["io.katacontainers.*"]
+      container_annotations = ["io.katacontainers.*"]
+""".replace("PAUSE", PAUSE).replace("PLUGINS", PLUGINS)
 
 
 class Node:
     """A running containerd with its clients."""
 
-    def __init__(self, folder: Path, network: Network) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        network: Network,
+        settings: str = SETTINGS,
+        programs: Path | None = None,
+        configuration: str = CONFIGURATION,
+    ) -> None:
+        """``settings`` are containerd's, of the system or in ``programs``; the other is kata's."""
         self.folder = folder
         self.network = network
-        self.containerd = Containerd(folder, settings=SETTINGS)
+        self.containerd = Containerd(folder, programs, configuration, settings)
         self.containerd.start()
         self.cri = Cri(self.containerd.address)
 
@@ -86,10 +127,15 @@ class Node:
 
 
 @contextmanager
-def make_node(folder: Path) -> Iterator[Node]:
-    """Start a node with the images of busybox and of the pause container."""
+def make_node(
+    folder: Path,
+    settings: str = SETTINGS,
+    programs: Path | None = None,
+    configuration: str = CONFIGURATION,
+) -> Iterator[Node]:
+    """Start a node with the images of busybox and of the pause container (see Node)."""
     with make_network(folder / "cni") as network:
-        node = Node(folder, network)
+        node = Node(folder, network, settings, programs, configuration)
         try:
             layer = busybox_layer()
             environment = ["PATH=/bin:/usr/bin"]
@@ -110,7 +156,7 @@ def wait_ready(cri: Cri, timeout_s: float = 20.0) -> None:
             conditions = cri.conditions()
         except CriError as error:
             conditions = {error.message: False}
-        if all(conditions.values()):
+        if conditions.get("RuntimeReady") and conditions.get("NetworkReady"):
             return
         assert time.monotonic() < deadline, conditions
         time.sleep(0.1)
