@@ -63,6 +63,13 @@ def test_a_namespace_of_the_host_is_refused_by_the_pods_field(kind: str, field: 
     assert f"leave {field} out" in said
 
 
+def test_a_user_namespace_of_the_hosts_is_refused() -> None:
+    namespaces = [*NAMESPACES, {"type": "user", "path": "/run/pinned/user"}]
+    said = refusal(lambda: plan_pod("s1", {"linux": {"namespaces": namespaces}}))
+    assert "hostUsers: " in said
+    assert "/run/pinned/user" in said
+
+
 @pytest.mark.parametrize("spec", [{}, {"linux": None}, {"linux": {"namespaces": None}}])
 def test_a_pod_without_namespaces_is_refused(spec: dict[str, Any]) -> None:
     assert "hostNetwork" in refusal(lambda: plan_pod("s1", spec))

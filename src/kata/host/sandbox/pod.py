@@ -36,7 +36,7 @@ class PodPlan:
 def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
     """Read what concerns the machine.
 
-    Raises INVALID_ARGUMENT for namespaces of the host, which no guest can join.
+    Raises INVALID_ARGUMENT for namespaces that no guest can join.
     """
     linux = spec.get("linux") or {}
     namespaces = {
@@ -51,6 +51,13 @@ def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
                 Code.INVALID_ARGUMENT,
                 _HINT.format(field=key),
             )
+    if namespaces.get("user"):
+        raise KataError(
+            f"create sandbox {sandbox_id}: hostUsers: a virtual machine cannot join the user"
+            f" namespace {namespaces['user']}",
+            Code.INVALID_ARGUMENT,
+            "leave hostUsers out of the pod's spec: the machine keeps its root from the host's",
+        )
     return PodPlan(
         hostname=str(spec.get("hostname") or ""),
         netns_path=namespaces["network"],
