@@ -95,7 +95,7 @@ def test_update_reaches_the_guests_cgroup(containerd: Containerd, name: str) -> 
     mount = "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro"
     flags = ["--memory-limit", "100000000", "--mount", mount]
     containerd.start_container(name, "sleep", "1000", flags=flags)
-    show = ["sh", "-c", f"cd /sys/fs/cgroup/default/{name} && cat memory.max cpu.max"]
+    show = ["sh", "-c", "cd /sys/fs/cgroup && cat memory.max cpu.max"]
     assert containerd.exec(name, *show).stdout == b"99999744\nmax 100000\n"
     client = containerd.shim(name)
     resources = any_pb2.Any(

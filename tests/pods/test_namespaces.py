@@ -68,6 +68,22 @@ def test_a_pod_may_share_its_processes(make_pod: PodMaker) -> None:
     assert third.wait() == 5
 
 
+def test_a_container_may_share_anothers_processes(make_pod: PodMaker) -> None:
+    """As ``kubectl debug --target`` wants it."""
+    pod = make_pod()
+    target = pod.run("sleep", "7654321")
+    joining = {"namespace_options": options(pid=pb.TARGET, target_id=target.id)}
+    debugger = pod.run("sleep", "1234567", **joining)
+    seen = debugger.exec("ps", "-o", "pid,args")
+    assert "1 sleep 7654321" in seen
+    assert "sleep 1234567" in seen
+    debugger.stop()
+    assert target.state == "RUNNING"
+    pod.run()
+    with pytest.raises(CriError, match="which one cannot be told"):
+        pod.run(**joining)
+
+
 @pytest.mark.parametrize(
     ("field", "word"), [("network", "hostNetwork"), ("pid", "hostPID"), ("ipc", "hostIPC")]
 )

@@ -10,13 +10,14 @@ from kata.base.errors import Code, KataError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kata.oci.render import Json
 
 _KINDS = {"ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS}
 # sethostname(2): __NEW_UTS_LEN
 _MAX_HOSTNAME = 64
+_OTHER = "container:"
 
 
 class SandboxNamespaces:
@@ -75,10 +76,11 @@ def set_hostname(hostname: str) -> None:
     _socket.sethostname(hostname)
 
 
-def place(spec: dict[str, Json], shared: Mapping[str, str]) -> None:
+def place(spec: dict[str, Json], shared: Mapping[str, str], find_pid: Callable[[str], int]) -> None:
     """Let a container join the sandbox's namespaces where its specification names no others.
 
-    ``shared`` has paths by kind.  A container always gets a pid namespace: upstream's host takes
+    ``shared`` has paths by kind.  A path ``container:ID`` is that container's, whose first process
+    ``find_pid`` tells.  A container always gets a pid namespace: upstream's host takes
     the entry away and leaves it to the agent.
     """
     linux = spec.setdefault("linux", {})
@@ -92,7 +94,10 @@ def place(spec: dict[str, Json], shared: Mapping[str, str]) -> None:
         if isinstance(entry, dict):
             kind = str(entry.get("type"))
             kinds.add(kind)
-            if kind in shared and not entry.get("path"):
+            path = str(entry.get("path") or "")
+            if path.startswith(_OTHER):
+                entry["path"] = f"/proc/{find_pid(path[len(_OTHER) :])}/ns/{kind}"
+            elif kind in shared and not path:
                 entry["path"] = shared[kind]
     if "pid" not in kinds:
         own: dict[str, Json] = {"type": "pid"}

@@ -101,7 +101,7 @@ class Sandbox:
         mount_points: list[str] = []
         try:
             mount_points = self.storages.add_all(storages)
-            place(spec, {**self._namespaces.paths, **shared})
+            place(spec, {**self._namespaces.paths, **shared}, self._find_pid)
             if self._guest.is_ours:
                 sysctl.apply_network(spec)
             container.create(init_name, spec, lambda: self.oom.check(container_id))
@@ -132,6 +132,9 @@ class Sandbox:
             mount_points = self._mount_points.pop(container_id, [])
         self.storages.release_all(mount_points)
         self._log.info("container removed", container=container_id)
+
+    def _find_pid(self, container_id: str) -> int:
+        return self.get_container(container_id).pid
 
     def _register(self, container_id: str) -> Container:
         with self._lock:

@@ -54,9 +54,12 @@ class Container:
         self._execs: dict[str, Process] = {}
         self._exec_specs: dict[str, dict[str, Any]] = {}
         self.process = Process(request.id, "", io, log)
+        # Whether its processes are only its own.
+        self.has_own_pids = True
 
     def prepare(self, plan: ContainerPlan, mounts_folder: str, view: HostView) -> None:
         """Make the container's files visible in the shared folder."""
+        self.has_own_pids = not plan.shared_pids
         rootfs = _mount_rootfs(self._request, self._undo, view)
         target = f"{mounts_folder}/{self.id}/rootfs"
         self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
@@ -68,13 +71,16 @@ class Container:
                 read_only=mount.read_only,
             )
 
-    def create(self, agent: Agent, plan: ContainerPlan, disks: Mapping[str, str]) -> None:
+    def create(
+        self, agent: Agent, plan: ContainerPlan, disks: Mapping[str, str], pids_of: str = ""
+    ) -> None:
         """Create the container in the guest.
 
-        ``disks`` are PCI paths of plugged disks by the container's paths.
+        ``disks`` are PCI paths of plugged disks by the container's paths; ``pids_of`` is the
+        container whose processes this one shares, instead of the pod's.
         """
         request = agent_pb2.CreateContainerRequest(
-            container_id=self.id, sandbox_pidns=plan.shared_pids
+            container_id=self.id, sandbox_pidns=plan.shared_pids and not pids_of
         )
         for storage in plan.mounts.storages:
             request.storages.add(
@@ -87,6 +93,9 @@ class Container:
         for path, pci_path in disks.items():
             request.devices.add(id=pci_path, type="blk", container_path=path)
         request.OCI.CopyFrom(convert_spec(plan.spec))
+        for namespace in request.OCI.Linux.Namespaces:
+            if namespace.Type == "pid" and pids_of:
+                namespace.Path = f"container:{pids_of}"
         request.OCI.Process.Terminal = self.process.io.terminal
         agent.create_container(request)
 

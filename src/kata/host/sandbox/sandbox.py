@@ -181,12 +181,16 @@ class Sandbox:
         """Return the pid that stands for the guest's processes."""
         return self._machine.pid() if self._machine else 0
 
-    def create_container(self, container: Container, planned: plan.ContainerPlan) -> None:
-        """Create a prepared container in the guest."""
+    def create_container(
+        self, container: Container, planned: plan.ContainerPlan, pids_of: str = ""
+    ) -> None:
+        """Create a prepared container in the guest (see Container.create)."""
         started = time.monotonic()
         try:
             disks = self._plug_disks(container.id, planned)
-            self.call("create container", lambda: container.create(self.agent, planned, disks))
+            self.call(
+                "create container", lambda: container.create(self.agent, planned, disks, pids_of)
+            )
         except BaseException:
             self.release_disks(container.id)
             raise

@@ -6,10 +6,11 @@ What is created is the caller's to register and to end; what failed has left not
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kata.base.errors import Code, KataError
 from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.base.processes import Spawner
@@ -22,6 +23,7 @@ from kata.host.sandbox.pod import plan_pod
 from kata.host.sandbox.process import Process
 from kata.host.sandbox.sandbox import Sandbox
 from kata.host.sandbox.sources import probe_source
+from kata.host.sandbox.states import State
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind
 from kata.oci.bundle import annotations_of
@@ -107,10 +109,15 @@ class Creator:
         return container
 
     def create_in_pod(
-        self, request: TaskRequest, spec: dict[str, Any], sandbox: Sandbox
+        self,
+        request: TaskRequest,
+        spec: dict[str, Any],
+        sandbox: Sandbox,
+        others: Sequence[Container],
     ) -> Container:
-        """Create one more container in a pod's machine."""
+        """Create one more container in a pod's machine, where ``others`` are."""
         planned = self._plan(request.id, spec, sandbox)
+        pids_of = find_target(request.id, others) if planned.shared_pids else ""
         io = self._make_io(request)
         container = Container(
             ContainerRequest(request.id, request.bundle, spec, request.rootfs), io, self._log
@@ -119,7 +126,7 @@ class Creator:
             io.open()
             container.prepare(planned, sandbox.mounts_folder, self._identity.view)
             sandbox.follow_volumes(planned, self._identity.view)
-            sandbox.create_container(container, planned)
+            sandbox.create_container(container, planned, pids_of)
         except BaseException:
             self._release(container)
             raise
@@ -142,3 +149,22 @@ class Creator:
     def _release(self, container: Container) -> None:
         for failure in container.release():
             self._log.error("clean-up failed", container=container.id, step=failure)
+
+
+def find_target(container_id: str, others: Sequence[Container]) -> str:
+    """Return whose pid namespace a container joins: another's, or (empty) the one of the pod.
+
+    Engines name the process, and all of a pod have one number on the host.  In a pod that shares
+    its processes no container has its own, so one that has is meant (``kubectl debug --target``).
+    """
+    own = [
+        other.id for other in others if other.has_own_pids and other.process.state is State.RUNNING
+    ]
+    if len(own) > 1:
+        raise KataError(
+            f"create {container_id}: it shall share another container's processes, and the pod has"
+            f" {len(own)} with processes of their own: which one cannot be told",
+            Code.INVALID_ARGUMENT,
+            "share the processes of the pod (shareProcessNamespace)",
+        )
+    return own[0] if own else ""

@@ -25,6 +25,9 @@ _OUTPUT_BYTES = 256 << 10
 _INPUT_BYTES = 64 << 10
 # A reader that takes nothing for this long is taken for gone (containerd's own shim: 2 s).
 _STALL_S = 2.0
+# What a loaded guest still has to say comes within this time; the agent itself ends a stream that
+# a child keeps open.
+_GUEST_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class TaskIo:
         self._lock = threading.Lock()
         self._pumps: list[threading.Thread] = []
         self._progress = time.monotonic()
+        # Descriptors whose readers take nothing just now.
+        self._blocked: set[int] = set()
         self._stdin = self._keeper = -1
         self._input_ended = False
         self._outputs: dict[str, int] = {}
@@ -95,7 +100,7 @@ class TaskIo:
         """Return when all output has been passed on, or its reader has stopped taking it."""
         self._progress = time.monotonic()
         for pump in self._pumps:
-            while pump.is_alive() and time.monotonic() - self._progress < _STALL_S:
+            while pump.is_alive() and not self._is_stalled():
                 pump.join(timeout=0.1)
 
     def close(self) -> None:
@@ -113,6 +118,10 @@ class TaskIo:
         if self._plugin is not None:
             self._plugin.close()
         self._leave_wake()
+
+    def _is_stalled(self) -> bool:
+        limit_s = _STALL_S if self._blocked else _GUEST_S
+        return time.monotonic() - self._progress > limit_s
 
     def _start(self, pump: Callable[..., None], *args: object, daemon_only: bool = False) -> None:
         def run() -> None:
@@ -184,7 +193,9 @@ class TaskIo:
             try:
                 view = view[os.write(fd, view) :]
                 self._progress = time.monotonic()
+                self._blocked.discard(fd)
             except BlockingIOError:
+                self._blocked.add(fd)
                 if any(ready == self._wake_read for ready, _ in poller.poll()):
                     return False
             except OSError as error:

@@ -58,9 +58,14 @@ class Tasks:
         self._reserve(request.id)
         try:
             if placement.kind is ContainerKind.CONTAINER:
-                container = self._creator.create_in_pod(
-                    request, spec, self._get_pod(request.id, placement.sandbox_id)
-                )
+                sandbox = self._get_pod(request.id, placement.sandbox_id)
+                with self._lock:
+                    others = [
+                        other
+                        for other in self._containers.values()
+                        if not isinstance(other, PauseContainer)
+                    ]
+                container = self._creator.create_in_pod(request, spec, sandbox, others)
             else:
                 container = self._create_sandbox(request, spec, placement.kind)
             with self._lock:
@@ -319,7 +324,8 @@ class Tasks:
             containers = list(self._containers.values())
         for container in containers:
             for process in container.list_processes():
-                process.io.drain()
+                if process.state is State.STOPPED:  # what still runs has no end to wait for
+                    process.io.drain()
         self._get_sandbox().stop(graceful=True)
 
     def _on_machine_lost(self, cause: str) -> None:
