@@ -27,7 +27,7 @@ PACKAGES = (
     "zstd",
 )
 # Networks of pods as Kubernetes makes them, and a root file system with real servers.
-TEST_PACKAGES = ("containernetworking-plugins", "iptables", "mmdebstrap")
+TEST_PACKAGES = ("catatonit", "containernetworking-plugins", "crun", "iptables", "mmdebstrap")
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive"}
 # The lists may be missing (a fresh container image) or older than the archive.
 APT = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]

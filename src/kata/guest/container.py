@@ -15,6 +15,7 @@ from kata.base.jsontext import render_json
 from kata.guest import cgroup, files, signals, states, stuck
 from kata.guest.process import Process
 from kata.guest.states import StateMachine
+from kata.guest.users import map_id, read_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kata.guest.exits import Exit
     from kata.guest.runtime import Runtime
     from kata.guest.stdio import Stdio
+    from kata.guest.users import IdMap
     from kata.oci.render import Json
 
 # How long a killed container may take to die when the host names no limit: under emulation the
@@ -52,6 +54,7 @@ class Container:
         self._observe: Callable[[], None] | None = None
         self._discarded = False
         self._shares_pids = False
+        self._uid_map: IdMap = ()
 
     @property
     def state(self) -> str:
@@ -72,6 +75,7 @@ class Container:
         self._init_name = init_name or self.id
         self._observe = observe
         self._shares_pids = _joins_pids(spec)
+        self._uid_map = read_map(spec, "uidMappings")
         bundled = {**spec, "ociVersion": self._runtime.spec_version}
         os.makedirs(self._folder, 0o700)
         try:
@@ -208,7 +212,7 @@ class Container:
             if settings.get("terminal"):
                 # A Unix socket's path has at most 107 bytes, an id up to 76: no id in this one.
                 console_path = f"{os.path.dirname(self._folder)}/.tty-{id(process):x}"
-        process.launch(uid, console_path, start)
+        process.launch(map_id(uid, self._uid_map), console_path, start)
 
     def _reserve(self, exec_id: str) -> None:
         """Take an exec id; one whose process has finished may be used again."""

@@ -13,10 +13,11 @@ from kata.guest.namespaces import SandboxNamespaces, place, set_hostname
 from kata.guest.oom import OomWatcher
 from kata.guest.pause import SharedPids
 from kata.guest.storage import Storages
+from kata.guest.users import MappedUsers, are_mapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from kata.base.log import Logger
     from kata.guest.guest import Guest
@@ -43,7 +44,9 @@ class Sandbox:
         self._mount_points: dict[str, list[str]] = {}
         self._runtime: Runtime | None = None
         self._namespaces = SandboxNamespaces(f"{RUN}/sandbox/ns")
-        self.pids = SharedPids()
+        self._pids = SharedPids()
+        self._users = MappedUsers()
+        self._hostname = ""
         self._created = False
         self.storages = Storages(guest.modules.load, log)
         self.oom = OomWatcher(log)
@@ -74,7 +77,8 @@ class Sandbox:
                     "container not removed", container=container_id, error=describe_error(error)
                 )
         self.storages.close()
-        self.pids.close()
+        self._pids.close()
+        self._users.close()
         try:
             self._namespaces.close()
         except OSError as error:
@@ -91,17 +95,18 @@ class Sandbox:
         init_name: str,
         storages: Iterable[Storage],
         spec: dict[str, Json],
-        shared: Mapping[str, str],
+        *,
+        shares_pids: bool,
     ) -> None:
         """Mount a container's storages and create it; undone when it fails.
 
-        ``shared`` are the paths of namespaces to join besides the sandbox's own.
+        ``shares_pids`` is whether it joins the pid namespace of the pod.
         """
         container = self._register(container_id)
         mount_points: list[str] = []
         try:
             mount_points = self.storages.add_all(storages)
-            place(spec, {**self._namespaces.paths, **shared}, self._find_pid)
+            place(spec, self._find_shared(container_id, spec, shares_pids), self._find_pid)
             if self._guest.is_ours:
                 sysctl.apply_network(spec)
             container.create(init_name, spec, lambda: self.oom.check(container_id))
@@ -133,6 +138,18 @@ class Sandbox:
         self.storages.release_all(mount_points)
         self._log.info("container removed", container=container_id)
 
+    def _find_shared(
+        self, container_id: str, spec: dict[str, Json], shares_pids: bool
+    ) -> dict[str, str]:
+        """Return the paths of the namespaces by kind that a container joins."""
+        if are_mapped(spec):
+            shared = self._users.join(container_id, spec, self._hostname)
+            if not shares_pids:
+                del shared["pid"]
+            return shared
+        pids = {"pid": self._pids.path()} if shares_pids else {}
+        return {**self._namespaces.paths, **pids}
+
     def _find_pid(self, container_id: str) -> int:
         return self.get_container(container_id).pid
 
@@ -158,6 +175,7 @@ class Sandbox:
         if request.guest_hook_path:
             self._log.warning("guest hooks are not supported", path=request.guest_hook_path)
         self._namespaces.create(request.hostname)
+        self._hostname = request.hostname
         if self._guest.is_ours and request.hostname:
             set_hostname(request.hostname)
         if request.dns:

@@ -112,7 +112,7 @@ class AgentService:
             request.exec_id,
             request.storages,
             spec,
-            {"pid": self._sandbox.pids.path()} if request.sandbox_pidns else {},
+            shares_pids=request.sandbox_pidns,
         )
         return Empty()
 
