@@ -79,7 +79,7 @@ def test_streams_belong_to_the_mapped_user(users: Host) -> None:
     ("linux", "message"),
     [
         ({"uidMappings": []}, "linux.uidMappings: a user namespace needs"),
-        ({"gidMappings": [{**MAP[0], "size": 0}]}, "set linux.gidMappings '0 200000 0'"),
+        ({"gidMappings": [{**MAP[0], "size": 0}]}, "set gidMappings '0 200000 0'"),
     ],
 )
 def test_map_that_is_none(users: Host, linux: dict[str, Any], message: str) -> None:

@@ -11,21 +11,21 @@ import threading
 import time
 
 from kata.base.errors import Code, KataError
+from kata.base.idmap import map_id, read_maps
 from kata.base.jsontext import render_json
 from kata.guest import cgroup, files, signals, states, stuck
 from kata.guest.process import Process
 from kata.guest.states import StateMachine
-from kata.guest.users import map_id, read_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kata.base.idmap import IdMap
     from kata.base.log import Logger
     from kata.guest.exits import Exit
     from kata.guest.runtime import Runtime
     from kata.guest.stdio import Stdio
-    from kata.guest.users import IdMap
     from kata.oci.render import Json
 
 # How long a killed container may take to die when the host names no limit: under emulation the
@@ -75,7 +75,7 @@ class Container:
         self._init_name = init_name or self.id
         self._observe = observe
         self._shares_pids = _joins_pids(spec)
-        self._uid_map = read_map(spec, "uidMappings")
+        self._uid_map = read_maps(spec.get("linux"))[0]
         bundled = {**spec, "ociVersion": self._runtime.spec_version}
         os.makedirs(self._folder, 0o700)
         try:

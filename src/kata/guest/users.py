@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
 from kata.base import syscalls
 from kata.base.errors import Code, KataError
-from kata.guest import files, signals
+from kata.base.idmap import UNMAPPED, UNSHARE, read_maps, wait_for_namespace, write_maps
+from kata.guest import signals
 from kata.guest.namespaces import set_hostname
 from kata.guest.pause import PROGRAM as FIRST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from kata.base.idmap import IdMaps
     from kata.oci.render import Json
 
-_PROGRAM = "/usr/bin/unshare"
-_ARGV = (_PROGRAM, "--user", "--ipc", "--uts", "--pid", "--fork", "--kill-child", FIRST, "-P")
-_TIMEOUT_S = 10.0
-_FILES = {"uidMappings": "uid_map", "gidMappings": "gid_map"}
-
-# Of each line of a map: the first id in the container, the first in the guest, how many.
-IdMap = tuple[tuple[int, int, int], ...]
+_ARGV = (UNSHARE, "--user", "--ipc", "--uts", "--pid", "--fork", "--kill-child", FIRST, "-P")
 
 
 class MappedUsers:
@@ -37,7 +30,7 @@ class MappedUsers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._maps: dict[str, IdMap] = {}
+        self._maps = UNMAPPED
         self._pid = 0
 
     def join(self, container_id: str, spec: dict[str, Json], hostname: str) -> dict[str, str]:
@@ -45,8 +38,8 @@ class MappedUsers:
 
         Raises INVALID_ARGUMENT for a map that is none, or another one than the pod's.
         """
-        maps = {key: read_map(spec, key) for key in _FILES}
-        for key, id_map in maps.items():
+        maps = read_maps(spec.get("linux"))
+        for key, id_map in zip(("uidMappings", "gidMappings"), maps, strict=True):
             if not id_map:
                 raise KataError(
                     f"create container {container_id}: linux.{key}: a user namespace needs it",
@@ -74,15 +67,14 @@ class MappedUsers:
                     pass
             self._pid = 0
 
-    def _start(self, maps: dict[str, IdMap], hostname: str) -> None:
-        for program in (_PROGRAM, FIRST):
+    def _start(self, maps: IdMaps, hostname: str) -> None:
+        for program in (UNSHARE, FIRST):
             if not os.path.exists(program):
                 raise KataError(f"map users: there is no {program}", Code.UNIMPLEMENTED)
-        self._pid = os.posix_spawn(_PROGRAM, _ARGV, {}, setsigmask=())
+        self._pid = os.posix_spawn(UNSHARE, _ARGV, {}, setsigmask=())
         try:
-            _wait_for_child(self._pid)
-            for key, name in _FILES.items():
-                _write_map(f"/proc/{self._pid}/{name}", key, maps[key])
+            wait_for_namespace(self._pid, "pid_for_children")
+            write_maps(self._pid, maps)
             _name_host(f"/proc/{self._pid}/ns/uts", hostname)
         except BaseException:
             os.kill(self._pid, signals.SIGKILL)
@@ -99,53 +91,6 @@ def are_mapped(spec: dict[str, Json]) -> bool:
         isinstance(entry, dict) and entry.get("type") == "user" and not entry.get("path")
         for entry in (entries if isinstance(entries, list) else [])
     )
-
-
-def read_map(spec: dict[str, Json], key: str) -> IdMap:
-    """Return a map of a specification: ``uidMappings`` or ``gidMappings``."""
-    linux = spec.get("linux")
-    entries = linux.get(key) if isinstance(linux, dict) else None
-    return tuple(
-        (int(entry["containerID"]), int(entry["hostID"]), int(entry["size"]))  # type: ignore[arg-type]
-        for entry in (entries if isinstance(entries, list) else [])
-        if isinstance(entry, dict)
-    )
-
-
-def map_id(number: int, id_map: IdMap) -> int:
-    """Return the guest's number of a container's user or group; unchanged without a map."""
-    for inside, outside, size in id_map:
-        if inside <= number < inside + size:
-            return outside + number - inside
-    return number
-
-
-def _wait_for_child(pid: int) -> None:
-    """Wait until the program has made the namespaces and the first process in them."""
-    end = time.monotonic() + _TIMEOUT_S
-    while time.monotonic() < end:
-        try:
-            os.readlink(f"/proc/{pid}/ns/pid_for_children")
-            if _differs(pid, "pid_for_children"):
-                return
-        except FileNotFoundError:
-            pass  # there is no first process yet
-        time.sleep(0.002)
-    raise KataError(f"map users: no namespaces after {_TIMEOUT_S:g} s", Code.DEADLINE_EXCEEDED)
-
-
-def _differs(pid: int, kind: str) -> bool:
-    return os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
-
-
-def _write_map(path: str, key: str, id_map: Sequence[tuple[int, int, int]]) -> None:
-    text = "".join(f"{inside} {outside} {size}\n" for inside, outside, size in id_map)
-    try:
-        files.control(path, text)
-    except OSError as error:
-        raise KataError(
-            f"set linux.{key} {text.strip()!r}: {error.strerror}", Code.INVALID_ARGUMENT
-        ) from error
 
 
 def _name_host(path: str, hostname: str) -> None:
