@@ -48,6 +48,11 @@ _PROPAGATION = {
 }
 
 
+def list_names() -> list[str]:
+    """Return the options that mean something to any file system."""
+    return [*_FLAGS, *(name for name in _PROPAGATION if not name.endswith("shared"))]
+
+
 class MountOptions:
     """What a list of options means to the kernel."""
 

@@ -55,6 +55,7 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOUNT_ATTR_IDMAP = 0x00100000
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
@@ -136,21 +137,30 @@ def clone_mount(path: str, propagation: int, *, recursive: bool) -> int:
     tree = _check(
         _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"clone mount {path}"
     )
-    attributes = _MountAttr(0, 0, propagation, 0)
     try:
-        result = _libc.syscall(
-            _SYS_MOUNT_SETATTR,
-            tree,
-            b"",
-            _AT_EMPTY_PATH | deep,
-            ctypes.byref(attributes),
-            ctypes.sizeof(attributes),
-        )
-        _check(result, f"set propagation of {path}")
+        _set_mount(tree, _MountAttr(propagation=propagation), deep, f"propagation of {path}")
     except OSError:
         os.close(tree)
         raise
     return tree
+
+
+def map_mount(tree_fd: int, users_fd: int, *, recursive: bool) -> None:
+    """Map a detached mount's owners by a user namespace (mount_setattr(2)); borrows both."""
+    attributes = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=users_fd)
+    _set_mount(tree_fd, attributes, _AT_RECURSIVE if recursive else 0, "map of owners")
+
+
+def _set_mount(tree_fd: int, attributes: _MountAttr, flags: int, what: str) -> None:
+    result = _libc.syscall(
+        _SYS_MOUNT_SETATTR,
+        tree_fd,
+        b"",
+        _AT_EMPTY_PATH | flags,
+        ctypes.byref(attributes),
+        ctypes.sizeof(attributes),
+    )
+    _check(result, f"set {what}")
 
 
 def move_mount(tree_fd: int, target: str) -> None:

@@ -207,10 +207,11 @@ def _make_local(storage: Storage) -> None:
 
 
 def _own_by_option(storage: Storage) -> None:
-    """Honour ``fsgid=``, which upstream's host sends for memory-backed volumes."""
-    group = _option(storage, "fsgid")
+    """Honour ``fsgid=``, which upstream's host sends for memory-backed volumes, and ``uid=``."""
+    user, group = _option(storage, "uid"), _option(storage, "fsgid")
+    if user or group:
+        os.chown(storage.mount_point, int(user or -1), int(group or -1))
     if group:
-        os.chown(storage.mount_point, -1, int(group))
         mode = stat.S_IMODE(os.stat(storage.mount_point).st_mode)
         os.chmod(storage.mount_point, mode | stat.S_ISGID)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kata.base import mountoptions, syscalls
+from kata.base import syscalls
 from kata.base.errors import Code, KataError
 from kata.base.hostview import HostView
 from kata.base.log import Logger
@@ -18,17 +18,10 @@ from kata.host.sandbox.process import Process, ProcessIo
 from kata.host.sandbox.states import State
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
+from kata.host.share.idmap import UNCHANGED, OwnerMaps, map_owners
+from kata.host.share.rootfs import RootfsMount, mount_rootfs
 from kata.oci.convert import convert_process, convert_resources, convert_spec
 from kata.rpc.pb import agent_pb2
-
-
-@dataclass(frozen=True, slots=True)
-class RootfsMount:
-    """One mount of the root file system, as containerd describes it."""
-
-    fstype: str
-    source: str
-    options: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +58,12 @@ class Container:
         self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
         _attach(rootfs, target, read_only=False)
         for mount in plan.mounts.shared:
+            tree = _clone(view, mount.source, recursive=mount.recursive, follows=mount.follows)
             _attach(
-                _clone(view, mount.source, recursive=mount.recursive, follows=mount.follows),
+                tree,
                 f"{mounts_folder}/{mount.name}",
                 read_only=mount.read_only,
+                owners=mount.owners,
             )
 
     def create(
@@ -199,8 +194,9 @@ def _clone(view: HostView, source: str, *, recursive: bool, follows: bool = Fals
         ) from error
 
 
-def _attach(tree_fd: int, target: str, *, read_only: bool) -> None:
+def _attach(tree_fd: int, target: str, *, read_only: bool, owners: OwnerMaps = UNCHANGED) -> None:
     try:
+        map_owners(tree_fd, owners, target)
         layout.bind_into_share(tree_fd, target, read_only=read_only)
     finally:
         os.close(tree_fd)
@@ -216,13 +212,7 @@ def _mount_rootfs(request: ContainerRequest, undo: UndoStack, view: HostView) ->
     target = os.path.join(request.bundle, "rootfs")
     os.makedirs(target, mode=0o711, exist_ok=True)
     undo.push("rootfs", lambda: layout.unmount_below(target))
-    for mount in request.rootfs:
-        try:
-            mountoptions.mount(
-                mount.source, target, mount.fstype, mountoptions.parse_options(mount.options)
-            )
-        except OSError as error:
-            raise KataError(f"mount rootfs {target}: {error}", Code.INTERNAL) from error
+    mount_rootfs(target, request.rootfs, os.path.join(request.bundle, "layers"))
     return syscalls.clone_mount(target, syscalls.MS_PRIVATE, recursive=True)
 
 

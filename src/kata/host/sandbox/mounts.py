@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kata.base.errors import Code, KataError
+from kata.base.idmap import IdMaps, map_id, read_maps
 from kata.host.sandbox.devices import GUESTS_OWN
 from kata.host.sandbox.sources import Probe, Source
 from kata.host.share import layout
+from kata.host.share.idmap import UNCHANGED, OwnerMaps
 from kata.host.share.watched import GUEST_FOLDER as WATCHED_FOLDER
 
 # Mount types that the guest makes itself; their source means nothing.
@@ -20,6 +22,7 @@ _VIRTUAL_TYPES = frozenset(
 _GUEST_SANDBOX = "/run/kata-containers/sandbox"
 _SHM = "/dev/shm"
 _FOLLOWING = frozenset({"slave", "rslave"})
+_MAPPING = frozenset({"idmap", "ridmap"})
 _TRAVELLING = frozenset({"shared", "rshared"})
 
 
@@ -33,6 +36,7 @@ class SharedMount:
     recursive: bool
     # Whether mounts that the host makes there later are to be seen.
     follows: bool = False
+    owners: OwnerMaps = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class WatchedMount:
 
     source: str
     name: str
+    owners: OwnerMaps = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
     watched: list[WatchedMount] = []
     for index, mount in enumerate(spec.get("mounts") or []):
         options = mount.get("options") or []
+        owners = _take_owners(mount)
         if not (mount.get("type") == "bind" or "bind" in options or "rbind" in options):
             _check_virtual(mount)
             continue
@@ -85,11 +91,11 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
             continue
         _check_source(mount["destination"], source, facts)
         if facts.watched:
-            watched.append(WatchedMount(source, _name_volume(source)))
+            watched.append(WatchedMount(source, _name_volume(source), owners))
             mount["type"] = "bind"
             mount["source"] = f"{WATCHED_FOLDER}/{watched[-1].name}"
             continue
-        memory = _plan_memory(mount["destination"], facts)
+        memory = _plan_memory(mount["destination"], facts, owners.maps)
         mount["type"] = "bind"
         if memory:
             storages += memory
@@ -98,9 +104,22 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
         base = os.path.basename(mount["destination"].rstrip("/")) or "root"
         name = f"{container_id}-{index:016x}-{base}"
         follows = not _FOLLOWING.isdisjoint(options)
-        shared.append(SharedMount(source, name, "ro" in options, "rbind" in options, follows))
+        shared.append(
+            SharedMount(source, name, "ro" in options, "rbind" in options, follows, owners)
+        )
         mount["source"] = f"{layout.GUEST_FOLDER}/{name}"
     return MountPlan(tuple(shared), tuple(storages), tuple(watched))
+
+
+def _take_owners(mount: dict[str, Any]) -> OwnerMaps:
+    """Return a mount's maps, which are the host's to apply (OCI: uidMappings, gidMappings)."""
+    maps = read_maps(mount)
+    options = mount.get("options") or []
+    for key in ("uidMappings", "gidMappings"):
+        mount.pop(key, None)
+    if not _MAPPING.isdisjoint(options):
+        mount["options"] = [option for option in options if option not in _MAPPING]
+    return OwnerMaps(maps, "ridmap" in options)
 
 
 def _name_volume(source: str) -> str:
@@ -140,7 +159,7 @@ def _check_source(destination: str, path: str, source: Source) -> None:
         )
 
 
-def _plan_memory(destination: str, source: Source) -> list[GuestStorage]:
+def _plan_memory(destination: str, source: Source, maps: IdMaps) -> list[GuestStorage]:
     """Return what stands for a memory-backed volume in the guest, nothing for other volumes.
 
     All containers of a pod that name the same volume get the same one, also those that want a
@@ -154,10 +173,17 @@ def _plan_memory(destination: str, source: Source) -> list[GuestStorage]:
             return [GuestStorage("ephemeral", "tmpfs", "tmpfs", options, f"{_GUEST_SANDBOX}/shm")]
         return []
     whole = f"{_GUEST_SANDBOX}/ephemeral/{volume.device}"
-    owner = f"mode={volume.mode:o}", f"fsgid={volume.gid}"
+    owner = _own_memory(volume.mode, volume.gid, maps)
     storages = [GuestStorage("ephemeral", "tmpfs", "tmpfs", (*owner, size), whole)]
     if volume.path_inside != "/":
-        owner = f"mode={source.mode:o}", f"fsgid={source.gid}"
+        owner = _own_memory(source.mode, source.gid, maps)
         folder = f"{whole}{volume.path_inside}"
         storages.append(GuestStorage("local", "", "", owner, folder))
     return storages
+
+
+def _own_memory(mode: int, gid: int, maps: IdMaps) -> tuple[str, ...]:
+    """Return the options that give a folder to the user who has it on the host: root."""
+    users, groups = maps
+    owner = (f"uid={map_id(0, users)}",) if users else ()
+    return (f"mode={mode:o}", f"fsgid={map_id(gid, groups)}", *owner)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kata.base.errors import Code, KataError
+from kata.base.idmap import UNMAPPED, read_maps
 from kata.host.resource.sizing import Limits, read_limits
 from kata.oci.bundle import annotations_of
 
@@ -51,12 +52,13 @@ def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
                 Code.INVALID_ARGUMENT,
                 _HINT.format(field=key),
             )
-    if namespaces.get("user"):
+    if namespaces.get("user") and UNMAPPED[0] in read_maps(linux):
         raise KataError(
             f"create sandbox {sandbox_id}: hostUsers: a virtual machine cannot join the user"
-            f" namespace {namespaces['user']}",
+            f" namespace {namespaces['user']}, and linux.uidMappings and gidMappings do not tell"
+            " how to make one like it",
             Code.INVALID_ARGUMENT,
-            "leave hostUsers out of the pod's spec: the machine keeps its root from the host's",
+            _HINT.format(field="hostUsers"),
         )
     return PodPlan(
         hostname=str(spec.get("hostname") or ""),

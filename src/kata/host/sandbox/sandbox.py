@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.hostview import HostView
@@ -24,12 +26,14 @@ from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.container import Container
 from kata.host.sandbox.machine import Machine, MachineContext, find_free_mib
+from kata.host.sandbox.mounts import WatchedMount
 from kata.host.sandbox.network import SandboxNetwork
 from kata.host.sandbox.pod import PodPlan
 from kata.host.sandbox.portforward import PortForward
 from kata.host.sandbox.record import ROOT, ProcessEntry, RecordFile
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
+from kata.host.share.idmap import map_owners
 from kata.host.share.watched import WatchedVolumes
 from kata.rpc.pb import agent_pb2
 from kata.rpc.pb.volumes_pb2 import VolumeEntry
@@ -204,11 +208,7 @@ class Sandbox:
                     self._volumes = WatchedVolumes(self._send_volume, self._log)
                     self._undo.push("volumes", self._volumes.close)
                 volumes = self._volumes
-            source = mount.source
-            volumes.add(
-                mount.name,
-                lambda source=source: view.clone(source, recursive=True, follows=False),  # type: ignore[misc]
-            )
+            volumes.add(mount.name, partial(_open_volume, mount, view))
 
     def _send_volume(self, name: str, entries: Sequence[VolumeEntry]) -> None:
         self.call("update volume", lambda: self.agent.sync_volume(name, entries))
@@ -315,6 +315,16 @@ class Sandbox:
     def _remove_share(self) -> None:
         layout.unmount_below(self._shared.base)
         layout.remove_skeleton(self._shared.base)
+
+
+def _open_volume(mount: WatchedMount, view: HostView) -> int:
+    tree = view.clone(mount.source, recursive=True, follows=False)
+    try:
+        map_owners(tree, mount.owners, mount.source)
+    except KataError:
+        os.close(tree)
+        raise
+    return tree
 
 
 def _kernel_module(entry: str) -> agent_pb2.KernelModule:

@@ -39,8 +39,11 @@ def shared_paths(sandbox_id: str) -> SharedFolderPaths:
 
 def prepare_shared_folder(paths: SharedFolderPaths) -> None:
     """Make the folders and bind one onto the other."""
-    os.makedirs(paths.mounts, mode=0o700)
-    os.mkdir(paths.shared, mode=0o700)
+    os.makedirs(os.path.dirname(paths.base), mode=0o700, exist_ok=True)
+    os.mkdir(paths.base, mode=0o700)
+    # In the guest these are the root of the share, which mapped users have to pass.
+    os.mkdir(paths.mounts, mode=0o711)
+    os.mkdir(paths.shared, mode=0o711)
     syscalls.mount(paths.mounts, paths.mounts, "", syscalls.MS_BIND)
     syscalls.mount("", paths.mounts, "", syscalls.MS_SHARED)
     syscalls.mount(paths.mounts, paths.shared, "", syscalls.MS_BIND | syscalls.MS_REC)
