@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,22 @@ def test_read_only_mount_is_read_only(
     done = containerd.run(name, "touch", "/mnt/x", flags=["--mount", mount], check=False)
     assert b"Read-only file system" in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_read_only_below_as_well(containerd: Containerd, name: str, tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(below)], check=True)
+    try:
+        # The guest sees the folder as one file system, so both say the same.
+        for option in ("ro", "rro"):
+            mount = f"type=bind,src={tmp_path},dst=/mnt,options=rbind:{option}"
+            script = "touch /mnt/x; touch /mnt/below/x"
+            done = containerd.run(name, "sh", "-c", script, flags=["--mount", mount], check=False)
+            assert done.stderr.count(b"Read-only file system") == 2
+        assert os.listdir(below) == []
+    finally:
+        subprocess.run(["umount", "-l", str(below)], check=True)
 
 
 def test_dmesg_shows_the_guests_log(containerd: Containerd, shared_name: str) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kata.base.errors import Code
 from kata.rpc.client import Call, RpcError
 from kata.rpc.pb import forward_pb2 as pb
-from tests.guest.harness import TIMEOUT_S, Host, until
+from tests.guest.harness import TIMEOUT_S, AgentProcess, Host, until
 
 SERVICE = "kata.Forward"
+SYS_RECVFROM = "45"  # x86_64
 
 
 class Connection:
@@ -65,6 +68,17 @@ def connection(host: Host, listener: socket.socket) -> Iterator[Connection]:
     yield made
     made.far.close()
     made.close()
+
+
+def receiving_fds(pid: int) -> set[str]:
+    """Return the descriptors on which threads of a process wait in recvfrom(2)."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended
+            call = (task / "syscall").read_text().split()
+            if call[0] == SYS_RECVFROM:
+                found.add(call[1])
+    return found
 
 
 def wait(call: Call) -> bytes:
@@ -142,8 +156,10 @@ def test_a_reset_is_an_end(connection: Connection) -> None:
     refusal(connection.begin_send(b"more"), Code.UNAVAILABLE)
 
 
-def test_closing_wakes_who_receives(connection: Connection) -> None:
+def test_closing_wakes_who_receives(agent: AgentProcess, connection: Connection) -> None:
     receiving = connection.begin_receive()
+    # One thread for the host's connection, one for this.
+    until(lambda: len(receiving_fds(agent.pid)) == 2, "nobody receives")
     connection.close()
     assert received(receiving) == b""
 

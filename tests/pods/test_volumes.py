@@ -150,6 +150,36 @@ def test_memory_with_a_size(pod: Pod, folder: Path) -> None:
     assert other.sh("cat /data/mine") == "mine"
 
 
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """An emptyDir in memory, where and as kubelet makes it."""
+    path = tmp_path / "volumes" / "kubernetes.io~empty-dir" / "cache"
+    path.mkdir(parents=True)
+    options = "size=8m,mode=2770,gid=77"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_an_empty_dir_in_memory_is_the_guests(pod: Pod, memory: Path) -> None:
+    first, second = (pod.run(**volume(memory)) for _ in range(2))
+    assert first.sh("stat -c '%a %u:%g' /data; stat -f -c %T /data") == "2770 0:77\ntmpfs"
+    told = first.sh("dd if=/dev/zero of=/data/big bs=1M count=20 2>&1; echo; rm /data/big")
+    assert "No space left on device" in told
+    first.sh("echo mine > /data/mine; stat -c %g /data/mine")
+    assert second.sh("cat /data/mine; stat -c %g /data/mine") == "mine\n77"
+    assert list(memory.iterdir()) == []
+
+
+def test_a_folder_of_an_empty_dir_in_memory(pod: Pod, memory: Path) -> None:
+    (memory / "a" / "b").mkdir(parents=True)
+    (memory / "a" / "b").chmod(0o750)
+    whole = pod.run(**volume(memory))
+    part = pod.run(**volume(memory / "a" / "b"))
+    part.sh("echo inner > /data/file")
+    assert whole.sh("stat -c %a /data/a/b; cat /data/a/b/file") == "2750\ninner"
+
+
 def test_a_volume_outlives_a_container(pod: Pod, folder: Path) -> None:
     first = pod.run("sh", "-c", "echo kept > /data/file", **volume(folder))
     first.finish()

@@ -55,6 +55,7 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOUNT_ATTR_RDONLY = 0x00000001
 _MOUNT_ATTR_IDMAP = 0x00100000
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -149,6 +150,12 @@ def map_mount(tree_fd: int, users_fd: int, *, recursive: bool) -> None:
     """Map a detached mount's owners by a user namespace (mount_setattr(2)); borrows both."""
     attributes = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=users_fd)
     _set_mount(tree_fd, attributes, _AT_RECURSIVE if recursive else 0, "map of owners")
+
+
+def protect_mount(tree_fd: int, *, recursive: bool) -> None:
+    """Make a detached mount read-only (mount_setattr(2)); borrows it."""
+    attributes = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY)
+    _set_mount(tree_fd, attributes, _AT_RECURSIVE if recursive else 0, "read-only")
 
 
 def _set_mount(tree_fd: int, attributes: _MountAttr, flags: int, what: str) -> None:

@@ -1074,10 +1074,16 @@ class Mount(_message.Message):
     HOST_PATH_FIELD_NUMBER: _builtins.int
     READONLY_FIELD_NUMBER: _builtins.int
     PROPAGATION_FIELD_NUMBER: _builtins.int
+    UIDMAPPINGS_FIELD_NUMBER: _builtins.int
+    GIDMAPPINGS_FIELD_NUMBER: _builtins.int
     container_path: _builtins.str
     host_path: _builtins.str
     readonly: _builtins.bool
     propagation: Global___MountPropagation.ValueType
+    @_builtins.property
+    def uidMappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___IDMapping]: ...
+    @_builtins.property
+    def gidMappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___IDMapping]: ...
     def __init__(
         self,
         *,
@@ -1085,10 +1091,12 @@ class Mount(_message.Message):
         host_path: _builtins.str = ...,
         readonly: _builtins.bool = ...,
         propagation: Global___MountPropagation.ValueType = ...,
+        uidMappings: _abc.Iterable[Global___IDMapping] | None = ...,
+        gidMappings: _abc.Iterable[Global___IDMapping] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_path", b"container_path", "host_path", b"host_path", "propagation", b"propagation", "readonly", b"readonly"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_path", b"container_path", "gidMappings", b"gidMappings", "host_path", b"host_path", "propagation", b"propagation", "readonly", b"readonly", "uidMappings", b"uidMappings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

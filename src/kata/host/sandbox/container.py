@@ -13,12 +13,13 @@ from kata.base.errors import Code, KataError
 from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.host.sandbox.agent import Agent
+from kata.host.sandbox.mounts import SharedMount
 from kata.host.sandbox.plan import ContainerPlan, strip_labels
 from kata.host.sandbox.process import Process, ProcessIo
 from kata.host.sandbox.states import State
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
-from kata.host.share.idmap import UNCHANGED, OwnerMaps, map_owners
+from kata.host.share.idmap import map_owners
 from kata.host.share.rootfs import RootfsMount, mount_rootfs
 from kata.oci.convert import convert_process, convert_resources, convert_spec
 from kata.rpc.pb import agent_pb2
@@ -56,15 +57,10 @@ class Container:
         rootfs = _mount_rootfs(self._request, self._undo, view)
         target = f"{mounts_folder}/{self.id}/rootfs"
         self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
-        _attach(rootfs, target, read_only=False)
+        _attach(rootfs, target)
         for mount in plan.mounts.shared:
             tree = _clone(view, mount.source, recursive=mount.recursive, follows=mount.follows)
-            _attach(
-                tree,
-                f"{mounts_folder}/{mount.name}",
-                read_only=mount.read_only,
-                owners=mount.owners,
-            )
+            _attach(tree, f"{mounts_folder}/{mount.name}", mount)
 
     def create(
         self, agent: Agent, plan: ContainerPlan, disks: Mapping[str, str], pids_of: str = ""
@@ -194,10 +190,15 @@ def _clone(view: HostView, source: str, *, recursive: bool, follows: bool = Fals
         ) from error
 
 
-def _attach(tree_fd: int, target: str, *, read_only: bool, owners: OwnerMaps = UNCHANGED) -> None:
+def _attach(tree_fd: int, target: str, mount: SharedMount | None = None) -> None:
     try:
-        map_owners(tree_fd, owners, target)
-        layout.bind_into_share(tree_fd, target, read_only=read_only)
+        if mount is None:
+            layout.bind_into_share(tree_fd, target, read_only=False)
+            return
+        map_owners(tree_fd, mount.owners, mount.source)
+        layout.bind_into_share(
+            tree_fd, target, read_only=mount.read_only, recursive=mount.read_only_below
+        )
     finally:
         os.close(tree_fd)
 

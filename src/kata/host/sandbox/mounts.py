@@ -36,6 +36,8 @@ class SharedMount:
     recursive: bool
     # Whether mounts that the host makes there later are to be seen.
     follows: bool = False
+    # Whether what is mounted below is to be read-only as well.
+    read_only_below: bool = False
     owners: OwnerMaps = UNCHANGED
 
 
@@ -103,9 +105,16 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
             continue
         base = os.path.basename(mount["destination"].rstrip("/")) or "root"
         name = f"{container_id}-{index:016x}-{base}"
-        follows = not _FOLLOWING.isdisjoint(options)
         shared.append(
-            SharedMount(source, name, "ro" in options, "rbind" in options, follows, owners)
+            SharedMount(
+                source=source,
+                name=name,
+                read_only="ro" in options or "rro" in options,
+                recursive="rbind" in options,
+                follows=not _FOLLOWING.isdisjoint(options),
+                read_only_below="rro" in options,
+                owners=owners,
+            )
         )
         mount["source"] = f"{layout.GUEST_FOLDER}/{name}"
     return MountPlan(tuple(shared), tuple(storages), tuple(watched))

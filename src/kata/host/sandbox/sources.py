@@ -91,7 +91,8 @@ def _find_volume(
         device=own.device,
         mode=stat.S_IMODE(root.st_mode),
         gid=root.st_gid,
-        path_inside=os.path.normpath(f"{own.root}/{below}"),
+        # Two slashes at the start would stay two (POSIX).
+        path_inside=os.path.normpath(f"{own.root.rstrip('/')}/{below}"),
     )
 
 

@@ -52,17 +52,19 @@ def prepare_shared_folder(paths: SharedFolderPaths) -> None:
     syscalls.mount("", paths.shared, "", syscalls.MS_SHARED)
 
 
-def bind_into_share(tree_fd: int, target: str, *, read_only: bool) -> None:
-    """Attach a copy of a file or folder of the host in the shared folder; borrows it."""
+def bind_into_share(tree_fd: int, target: str, *, read_only: bool, recursive: bool = False) -> None:
+    """Attach a copy of a file or folder of the host in the shared folder; borrows it.
+
+    ``recursive`` makes what is mounted below read-only as well.
+    """
     if stat.S_ISDIR(os.fstat(tree_fd).st_mode):
         os.makedirs(target, mode=0o755, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o600))
-    syscalls.move_mount(tree_fd, target)
     if read_only:
-        flags = syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
-        syscalls.mount("", target, "", flags)
+        syscalls.protect_mount(tree_fd, recursive=recursive)
+    syscalls.move_mount(tree_fd, target)
 
 
 def unmount_below(folder: str) -> None:
