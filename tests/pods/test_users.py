@@ -17,9 +17,17 @@ from tests.support.cri.bed import SETTINGS_2, Node, make_node
 from tests.support.cri.client import CriError
 from tests.support.cri.pods import Container, Pod
 from tools import other_debian
+from tools.setup import BUILD
 
 pytestmark = pytest.mark.e2e
 
+# containerd's CRI asks for features only where the type is this one, and kubelet only gives a pod
+# users of its own where the features say so.
+HANDLER_OF_KUBELET = f"""\
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.kata-users]
+      runtime_type = "io.containerd.runc.v2"
+      runtime_path = "{BUILD}/bin/containerd-shim-kata-v2"
+"""
 FIRST = 100000
 IDS = [{"host_id": FIRST, "container_id": 0, "length": 65536}]
 USERS = {"mode": pb.POD, "uids": IDS, "gids": IDS}
@@ -29,9 +37,9 @@ def options(pid: int = pb.CONTAINER) -> dict[str, Any]:
     return {"pid": pid, "userns_options": USERS}
 
 
-def mapped_volume(source: Path, target: str = "/data", **fields: Any) -> dict[str, Any]:
+def mapped_volume(source: Path, **fields: Any) -> dict[str, Any]:
     """Return a volume as kubelet describes it to a pod with users of its own."""
-    mount = {"container_path": target, "host_path": str(source), **fields}
+    mount = {"container_path": "/data", "host_path": str(source), **fields}
     return {"mounts": [{**mount, "uidMappings": IDS, "gidMappings": IDS}]}
 
 
@@ -44,7 +52,7 @@ def node() -> Iterator[Node]:
     """A node with containerd 2.x."""
     programs = Path(other_debian.unpack("sid", ["containerd"])) / "usr/bin"
     with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
-        with make_node(Path(folder), SETTINGS_2, programs) as node:
+        with make_node(Path(folder), SETTINGS_2 + HANDLER_OF_KUBELET, programs) as node:
             yield node
 
 
@@ -79,6 +87,21 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     path.mkdir(parents=True)
     yield path
     subprocess.run(["umount", "-l", str(path)], capture_output=True, check=False)
+
+
+def test_the_handler_that_kubelet_trusts(node: Node, folder: Path) -> None:
+    features = node.cri.handler_features()["kata-users"]
+    assert features.user_namespaces
+    assert features.recursive_read_only_mounts
+    pod = Pod(node, "kata-users", linux={"security_context": {"namespace_options": options()}})
+    try:
+        volume = mapped_volume(folder, readonly=True, recursive_read_only=True)
+        container = run(pod, **volume)
+        assert container.sh("cat /proc/self/uid_map").split() == ["0", str(FIRST), "65536"]
+        assert container.sh("uname -r") != os.uname().release
+        assert "Read-only file system" in container.sh("touch /data/new 2>&1 || true")
+    finally:
+        remove_all([pod])
 
 
 def test_root_is_another_user_of_the_guest(container: Container) -> None:

@@ -54,6 +54,11 @@ class Cri:
         answer = self._call("Status", pb.StatusRequest(), pb.StatusResponse)
         return {condition.type: condition.status for condition in answer.status.conditions}
 
+    def handler_features(self) -> dict[str, pb.RuntimeHandlerFeatures]:
+        """Return what runtimes can do, by their names (containerd 2.0 and later)."""
+        answer = self._call("Status", pb.StatusRequest(), pb.StatusResponse)
+        return {handler.name: handler.features for handler in answer.runtime_handlers}
+
     def has_image(self, name: str) -> bool:
         """Tell whether the runtime knows an image."""
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=name))

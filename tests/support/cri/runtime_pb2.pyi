@@ -1076,10 +1076,12 @@ class Mount(_message.Message):
     PROPAGATION_FIELD_NUMBER: _builtins.int
     UIDMAPPINGS_FIELD_NUMBER: _builtins.int
     GIDMAPPINGS_FIELD_NUMBER: _builtins.int
+    RECURSIVE_READ_ONLY_FIELD_NUMBER: _builtins.int
     container_path: _builtins.str
     host_path: _builtins.str
     readonly: _builtins.bool
     propagation: Global___MountPropagation.ValueType
+    recursive_read_only: _builtins.bool
     @_builtins.property
     def uidMappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___IDMapping]: ...
     @_builtins.property
@@ -1093,10 +1095,11 @@ class Mount(_message.Message):
         propagation: Global___MountPropagation.ValueType = ...,
         uidMappings: _abc.Iterable[Global___IDMapping] | None = ...,
         gidMappings: _abc.Iterable[Global___IDMapping] | None = ...,
+        recursive_read_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_path", b"container_path", "gidMappings", b"gidMappings", "host_path", b"host_path", "propagation", b"propagation", "readonly", b"readonly", "uidMappings", b"uidMappings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_path", b"container_path", "gidMappings", b"gidMappings", "host_path", b"host_path", "propagation", b"propagation", "readonly", b"readonly", "recursive_read_only", b"recursive_read_only", "uidMappings", b"uidMappings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2742,20 +2745,69 @@ class StatusRequest(_message.Message):
 Global___StatusRequest: _TypeAlias = StatusRequest  # noqa: Y015
 
 @_typing.final
+class RuntimeHandlerFeatures(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECURSIVE_READ_ONLY_MOUNTS_FIELD_NUMBER: _builtins.int
+    USER_NAMESPACES_FIELD_NUMBER: _builtins.int
+    recursive_read_only_mounts: _builtins.bool
+    user_namespaces: _builtins.bool
+    def __init__(
+        self,
+        *,
+        recursive_read_only_mounts: _builtins.bool = ...,
+        user_namespaces: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recursive_read_only_mounts", b"recursive_read_only_mounts", "user_namespaces", b"user_namespaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuntimeHandlerFeatures: _TypeAlias = RuntimeHandlerFeatures  # noqa: Y015
+
+@_typing.final
+class RuntimeHandler(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def features(self) -> Global___RuntimeHandlerFeatures: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        features: Global___RuntimeHandlerFeatures | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuntimeHandler: _TypeAlias = RuntimeHandler  # noqa: Y015
+
+@_typing.final
 class StatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
+    RUNTIME_HANDLERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> Global___RuntimeStatus: ...
+    @_builtins.property
+    def runtime_handlers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuntimeHandler]: ...
     def __init__(
         self,
         *,
         status: Global___RuntimeStatus | None = ...,
+        runtime_handlers: _abc.Iterable[Global___RuntimeHandler] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runtime_handlers", b"runtime_handlers", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
