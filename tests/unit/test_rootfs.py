@@ -10,9 +10,9 @@ import pytest
 
 from kata.base.errors import Code, KataError
 from kata.base.mountinfo import find_mounts_below
+from kata.host.sandbox.rootfs import RootfsMount, mount_rootfs
 from kata.host.share import layout
 from kata.host.share.idmap import UNCHANGED, OwnerMaps, map_owners, take_maps
-from kata.host.share.rootfs import RootfsMount, mount_rootfs
 
 MAPS = ("uidmap=0:100000:65536", "gidmap=0:200000:65536")
 

@@ -16,11 +16,11 @@ from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.mounts import SharedMount
 from kata.host.sandbox.plan import ContainerPlan, strip_labels
 from kata.host.sandbox.process import Process, ProcessIo
+from kata.host.sandbox.rootfs import RootfsMount, mount_rootfs
 from kata.host.sandbox.states import State
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
 from kata.host.share.idmap import map_owners
-from kata.host.share.rootfs import RootfsMount, mount_rootfs
 from kata.oci.convert import convert_process, convert_resources, convert_spec
 from kata.rpc.pb import agent_pb2
 

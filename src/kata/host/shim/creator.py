@@ -21,10 +21,10 @@ from kata.host.sandbox.pause import PauseContainer
 from kata.host.sandbox.plan import ContainerPlan, GuestRules, check_spec, plan_container
 from kata.host.sandbox.pod import plan_pod
 from kata.host.sandbox.process import Process
+from kata.host.sandbox.rootfs import RootfsMount
 from kata.host.sandbox.sandbox import Sandbox
 from kata.host.sandbox.sources import probe_source
 from kata.host.sandbox.states import State
-from kata.host.share.rootfs import RootfsMount
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind
 from kata.oci.bundle import annotations_of

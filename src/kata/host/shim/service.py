@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from kata.base.errors import Code, KataError
+from kata.host.sandbox.rootfs import RootfsMount
 from kata.host.sandbox.states import State
-from kata.host.share.rootfs import RootfsMount
 from kata.host.shim import stats
 from kata.host.shim.creator import TaskRequest
 from kata.host.shim.events import to_timestamp
