@@ -126,7 +126,7 @@ def test_containerd_keeps_the_address(containerd: Containerd, shared_name: str, 
     bundle = containerd.bundle(shared_name)
     address = (bundle / "address").read_text()
     assert address.startswith("unix:///run/containerd/s/")
-    if suite == "sid":  # 2.x writes down what the shim's start has printed
+    if suite == "sid":  # 2.x writes down what it understood of the answer
         bootstrap = json.loads((bundle / "bootstrap.json").read_text())
         assert bootstrap == {"version": 2, "address": address, "protocol": "ttrpc"}
 

@@ -59,9 +59,7 @@ class Shim:
 
     def connect(self) -> socket.socket:
         """Return one more connection."""
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(self.path)
-        return sock
+        return connect(self.path)
 
     def create(self, task_id: str, bundle: Path) -> task_pb2.CreateTaskResponse:
         """Call Create."""
@@ -84,6 +82,13 @@ class Shim:
         except ConnectionLostError:
             pass  # the shim may be gone before its answer
         self.client.close()
+
+
+def connect(path: str) -> socket.socket:
+    """Connect to a shim."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    return sock
 
 
 def write_bundle(folder: Path, config: Any) -> Path:

@@ -49,14 +49,15 @@ def test_socket_path_is_containerds_scheme() -> None:
     assert found == f"/run/containerd/s/{wanted}"
 
 
-def test_bootstrap_for_containerd_1_6_is_the_address() -> None:
-    assert address.render_bootstrap("/s/x", 0) == "unix:///s/x"
+@pytest.mark.parametrize("known", [0, 2])
+def test_bootstrap_for_containerd_1_and_cri_o_is_the_address(known: int) -> None:
+    assert address.render_bootstrap("/s/x", known) == "unix:///s/x"
 
 
-@pytest.mark.parametrize(("known", "version"), [(2, 2), (3, 3), (4, 3)])
-def test_bootstrap_for_later_ones_is_json(known: int, version: int) -> None:
+@pytest.mark.parametrize("known", [3, 4])
+def test_bootstrap_for_later_ones_is_json(known: int) -> None:
     assert json.loads(address.render_bootstrap("/s/x", known)) == {
-        "version": version,
+        "version": 3,
         "address": "unix:///s/x",
         "protocol": "ttrpc",
     }

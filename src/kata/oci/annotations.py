@@ -10,9 +10,10 @@ from kata.base.errors import Code, KataError
 
 # Key of the container's type, its values for a sandbox and a container, and the key of the
 # sandbox's id; the first key that is present decides (containerd, CRI-O, dockershim).
+_CRI_O = "io.kubernetes.cri-o.ContainerType"
 _ENGINES = (
     ("io.kubernetes.cri.container-type", "sandbox", "io.kubernetes.cri.sandbox-id"),
-    ("io.kubernetes.cri-o.ContainerType", "sandbox", "io.kubernetes.cri-o.SandboxID"),
+    (_CRI_O, "sandbox", "io.kubernetes.cri-o.SandboxID"),
     ("io.kubernetes.docker.type", "podsandbox", "io.kubernetes.sandbox.id"),
 )
 
@@ -50,3 +51,8 @@ def find_placement(container_id: str, annotations: Mapping[str, str]) -> Placeme
             raise KataError(f"read annotation {id_key}: it is missing", Code.INVALID_ARGUMENT)
         return Placement(ContainerKind.CONTAINER, sandbox_id)
     return Placement(ContainerKind.SINGLE, container_id)
+
+
+def is_cri_o(annotations: Mapping[str, str]) -> bool:
+    """Return whether CRI-O made a container."""
+    return _CRI_O in annotations

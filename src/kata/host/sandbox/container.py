@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kata.base import syscalls
-from kata.base.errors import Code, KataError
+from kata.base.errors import Code, KataError, describe_error
 from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.host.sandbox.agent import Agent
@@ -21,6 +21,8 @@ from kata.host.sandbox.states import State
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
 from kata.host.share.idmap import map_owners
+from kata.oci.annotations import is_cri_o
+from kata.oci.bundle import annotations_of
 from kata.oci.convert import convert_process, convert_resources, convert_spec
 from kata.rpc.pb import agent_pb2
 
@@ -173,6 +175,14 @@ class Container:
         """Change limits; ``resources`` is the OCI object."""
         self.process.require("update", State.CREATED, State.RUNNING, State.PAUSED)
         agent.update_container(self.id, convert_resources(resources))
+
+    def note_oom(self) -> None:
+        """Tell CRI-O, which gets no events, that the container had no memory left: by a file."""
+        if is_cri_o(annotations_of(self._request.spec)):
+            try:
+                open(os.path.join(self.bundle, "oom"), "w").close()
+            except OSError as error:
+                self._log.warning("no oom file", container=self.id, error=describe_error(error))
 
     def release(self) -> list[str]:
         """Give back what the container holds on the host; returns the failures."""

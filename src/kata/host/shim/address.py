@@ -60,12 +60,12 @@ def is_answering(path: str) -> bool:
 
 
 def render_bootstrap(path: str, max_version: int) -> str:
-    """Return what ``start`` prints: an address, or JSON for containerd 1.7 and later.
+    """Return what ``start`` prints: an address, or JSON for containerd 2.0 and later.
 
-    ``max_version`` is the newest version of the Task service that containerd knows; 0 when it does
-    not say, which means that it takes a plain address.
+    ``max_version`` is the newest version of the Task service that the engine knows; 0 when it does
+    not say.  An address means version 2: containerd 1.7, which takes either, and CRI-O, which says
+    what 1.7 does (it starts shims by its library) but takes an address only.
     """
-    if max_version < 2:
+    if max_version < 3:
         return _SCHEME + path
-    version = min(max_version, 3)
-    return f'{{"version":{version},"address":"{_SCHEME}{path}","protocol":"ttrpc"}}'
+    return f'{{"version":3,"address":"{_SCHEME}{path}","protocol":"ttrpc"}}'

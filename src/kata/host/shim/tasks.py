@@ -235,6 +235,10 @@ class Tasks:
                 self._log.debug("no more memory events", error=describe_error(error))
                 return
             self._log.info("out of memory", container=container_id)
+            with self._lock:
+                container = self._containers.get(container_id)
+            if container is not None:
+                container.note_oom()
             self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))
 
     def _reserve(self, container_id: str) -> None:
