@@ -43,7 +43,7 @@ def cri(node: Node) -> Cri:
 
 @pytest.fixture(scope="session")
 def servers(node: Node) -> str:
-    """The name of an image with nginx and inotifywait."""
+    """The name of an image with nginx, dnsmasq and inotifywait."""
     node.import_image(servers_image.NAME, servers_image.servers_layer(), servers_image.SETTINGS)
     return servers_image.NAME
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from tests.pods.conftest import PodMaker, remove_all
-from tests.support.cni import list_rules
 from tests.support.cri.bed import Node
 from tests.support.cri.client import Cri
 from tests.support.cri.pods import Container, Pod
@@ -31,7 +30,6 @@ def server_pod(node: Node) -> Iterator[Pod]:
     """A pod with host ports and a web server."""
     ports = [
         {"container_port": 8080, "host_port": 18080},
-        {"container_port": 9090, "host_port": 19090, "protocol": "UDP"},
     ]
     dns = {"servers": ["10.9.8.7"], "searches": ["one.test", "two.test"], "options": ["ndots:3"]}
     pod = Pod(node, port_mappings=ports, dns_config=dns)
@@ -170,10 +168,28 @@ def test_a_host_port(server_pod: Pod, node: Node) -> None:
     assert fetch(f"http://{node.network.gateway}:18080/page") == PAGE.encode()
 
 
-def test_a_host_port_of_udp(server_pod: Pod) -> None:
-    # Debian's busybox has no server for UDP: the rule is what there is to see.
-    rules = [rule for rule in list_rules() if "-p udp" in rule and "--dport 19090" in rule]
-    assert any(f"--to-destination {server_pod.ip}:9090" in rule for rule in rules)
+def test_a_name_server_in_a_pod(make_pod: PodMaker, servers: str, node: Node) -> None:
+    names = make_pod(port_mappings=[{"container_port": 53, "host_port": 15353, "protocol": "UDP"}])
+    flags = ["--keep-in-foreground", "--user=root", "--no-resolv", "--no-hosts"]
+    server = names.run(
+        "dnsmasq", *flags, "--address=/web.one.test/10.1.2.3", "--host-record=v6.one.test,fd00::9",
+        image=servers,
+    )  # fmt: skip
+    server.sh("until [ -s /run/dnsmasq.pid ] || pidof dnsmasq; do sleep 0.1; done")
+    # Pod to pod, by the pod's settings.
+    client = make_pod(dns_config={"servers": [names.ip], "searches": ["one.test"]})
+    container = client.run(image=servers)
+    assert container.sh("getent ahostsv4 web | head -n 1").split()[0] == "10.1.2.3"
+    assert container.sh("getent ahostsv6 v6 | head -n 1").split()[0] == "fd00::9"
+    assert container.sh("getent hosts nobody.one.test || echo unknown") == "unknown"
+    # Host to pod, by a host port of UDP.
+    question = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03web\x03one\x04test\0\0\x01\0\x01"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.settimeout(20)
+        asker.sendto(question, (node.network.gateway, 15353))
+        answer = asker.recv(512)
+    assert answer.startswith(b"\x12\x34")
+    assert answer.endswith(bytes([10, 1, 2, 3]))
 
 
 @pytest.mark.parametrize("port", [8080, 8081])

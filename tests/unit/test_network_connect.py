@@ -20,6 +20,8 @@ from tests.support.netns import Netns, making_namespaces
 
 MAC, OTHER_MAC = "02:00:00:00:0a:01", "02:00:00:00:0b:01"
 # For experiments (IEEE 802), so nothing but the test sends it.
+# Neighbours of fd00::2 are asked there.
+IPV6_GROUP = "33:33:ff:00:00:02"
 ETHERTYPE = 0x88B5
 VNET_HEADER_BYTES = 10
 Connect = Callable[..., PodNetwork]
@@ -152,13 +154,16 @@ def receive_from_tap(fd: int) -> bytes:
 
 
 def check_frames(card: Card, peer: socket.socket, peer_mac: str) -> None:
-    """Send one frame each way."""
-    inwards = frame(card.mac, peer_mac, b"to " + card.name.encode())
-    peer.send(inwards)
-    assert receive_from_tap(card.tap_fd) == inwards
+    """Send frames each way; the guest's kernel tells nobody for which groups it listens."""
+    sent = []
+    for target in (card.mac, "ff:ff:ff:ff:ff:ff", IPV6_GROUP):
+        inwards = frame(target, peer_mac, b"to " + card.name.encode())
+        peer.send(inwards)
+        sent.append(inwards)
+        assert receive_from_tap(card.tap_fd) == inwards
     outwards = frame(peer_mac, card.mac, b"from " + card.name.encode())
     os.write(card.tap_fd, bytes(VNET_HEADER_BYTES) + outwards)
-    while (got := peer.recv(70000)) == inwards:
+    while (got := peer.recv(70000)) in sent:
         pass  # its own
     assert got == outwards
 
@@ -308,6 +313,24 @@ def test_a_link_that_comes_later_is_found(pod: Pod, connect: Connect, model: str
     check_link(pod, first)
     check_link(pod, second, "eth1")
     assert len(network.interfaces({})) == 2
+
+
+def test_the_link_below_a_macvtap_has_no_address(pod: Pod, connect: Connect) -> None:
+    """Neither the one that the guest gives itself, by the MAC address that the link had."""
+    pod.add_veth()
+    pod.inside.ip("address add fd00::2/64 dev eth0 nodad")
+    before = list_addresses(pod, "eth0")
+    assert len(before) == 3
+    network = connect("macvtap")
+    network.connect()
+    assert list_addresses(pod, "eth0") == list_addresses(pod, "tap0_kata") == set()
+    network.close()
+    assert list_addresses(pod, "eth0") == before
+
+
+def list_addresses(pod: Pod, name: str) -> set[str]:
+    (link,) = pod.inside.ask("ip", f"address show dev {name}")
+    return {item["local"] for item in link["addr_info"]}
 
 
 @pytest.mark.parametrize("model", ["tcfilter", "macvtap"])

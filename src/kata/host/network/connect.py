@@ -7,6 +7,7 @@ until its link or the namespace goes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -23,6 +24,9 @@ from kata.host.network.plan import Endpoint
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _MACVLAN_MODE_BRIDGE, _IFLA_MACVLAN_MODE = 4, 1
+# linux/if_link.h: whether the kernel gives a link an IPv6 address of its own
+_IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE = 26, 8
+_GEN_MODE_EUI64, _GEN_MODE_NONE = b"\0", b"\1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ def _connect_tcfilter(netlink: Rtnetlink, link: Link, number: int, rates: Rates)
         traffic.redirect_all(netlink, link.index, tap.index)
         traffic.redirect_all(netlink, tap.index, link.index)
         netlink.set_link(link.index, flags=rtnetlink.IFF_UP, mask=rtnetlink.IFF_UP)
+        _hear_groups(netlink, link, made)
         _limit(netlink, made, rates, towards=tap.index, away=link.index)
     except BaseException:
         made.undo()
@@ -113,9 +118,14 @@ def _connect_macvtap(netlink: Rtnetlink, link: Link, number: int, rates: Rates) 
         )
         tap = _find(netlink, name)
         made.steps.append(lambda later: later.delete_link(tap.index))
-        _silence(netlink, link, made)
+        # The guest's own link-local address is the one that the link had.
+        _generate_addresses(netlink, link.index, _GEN_MODE_NONE)
+        made.steps.append(lambda later: _generate_addresses(later, link.index, _GEN_MODE_EUI64))
+        _silence(netlink, link, made, link_local=True)
+        _generate_addresses(netlink, tap.index, _GEN_MODE_NONE)
         _bring_up(netlink, link, link.mtu)
         _bring_up(netlink, tap, link.mtu)
+        _hear_groups(netlink, tap, made)
         made.fd = _open_macvtap(tap.index)
         _limit(netlink, made, rates, away=link.index)
     except BaseException:
@@ -145,10 +155,11 @@ _MODELS = {
 }
 
 
-def _silence(netlink: Rtnetlink, link: Link, made: Connection) -> None:
+def _silence(netlink: Rtnetlink, link: Link, made: Connection, *, link_local: bool = False) -> None:
     # The last one first: a network's first address takes the others with it.
     for address in reversed(netlink.addresses()):
-        if address.index == link.index and address.scope != rtnetlink.RT_SCOPE_LINK:
+        is_local = address.scope == rtnetlink.RT_SCOPE_LINK
+        if address.index == link.index and (link_local or not is_local):
             netlink.delete_address(address)
             made.steps.append(lambda later, item=address: later.add_address(item))  # type: ignore[misc]
 
@@ -198,3 +209,23 @@ def _find(netlink: Rtnetlink, name: str) -> Link:
 def _bring_up(netlink: Rtnetlink, link: Link, mtu: int) -> None:
     up = rtnetlink.IFF_UP
     netlink.set_link(link.index, attribute(rtnetlink.IFLA_MTU, mtu), flags=up, mask=up)
+
+
+def _hear_groups(netlink: Rtnetlink, link: Link, made: Connection) -> None:
+    """Let a link take the frames of all groups: which ones the guest listens to is unknown here.
+
+    Without it those of a macvlan and a macvtap do not find their IPv6 neighbours.
+    """
+    flag = rtnetlink.IFF_ALLMULTI
+    if not link.flags & flag:
+        made.steps.append(lambda later: later.set_link(link.index, mask=flag))
+        netlink.set_link(link.index, flags=flag, mask=flag)
+
+
+def _generate_addresses(netlink: Rtnetlink, index: int, mode: bytes) -> None:
+    family = attribute(rtnetlink.AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, mode))
+    try:
+        netlink.set_link(index, attribute(_IFLA_AF_SPEC, family))
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:  # a kernel without IPv6
+            raise
