@@ -6,6 +6,7 @@ bundles and order of calls.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -128,6 +129,14 @@ class Container:
 
     def kill(self, signal: int = 9) -> None:
         self.call("Kill", task_pb2.KillRequest(id=self.id, signal=signal), empty_pb2.Empty)
+
+    def give_up(self) -> None:
+        """End the shim of a pod whose task was not created."""
+        with contextlib.suppress(OSError):  # the shim may have had the FIFO open
+            os.close(os.open(self.bundle / "fifo", os.O_WRONLY | os.O_NONBLOCK))
+        self._reader.join(10)
+        self.call("Shutdown", task_pb2.ShutdownRequest(id=self.id), empty_pb2.Empty)
+        self._client.close()
 
     def delete(self) -> None:
         """Delete the task, and then tell the shim to end, for each container of a pod."""
@@ -299,6 +308,24 @@ def test_a_container_of_no_pod(folder: Path) -> None:
     }
     with pytest.raises(AssertionError, match="its sandbox not-there does not run"):
         Container(folder / "alone", "alone", {"annotations": annotations})
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "reason"),
+    [
+        ("vanished", "/run/netns/not-there", "No such file or directory"),
+        ("other-file", "/etc/hostname", "it is none"),
+    ],
+)
+def test_a_network_namespace_that_is_none(crio: CriO, name: str, path: str, reason: str) -> None:
+    kinds = ("ipc", "uts", "pid", "mount")
+    namespaces = [{"type": "network", "path": path}, *({"type": other} for other in kinds)]
+    pod = crio.add(name, "sandbox", "/pause", namespaces=namespaces)
+    with pytest.raises(RpcError, match=f"network namespace {path}: {reason}"):
+        pod.create()
+    pod.give_up()
+    assert_gone(name)
+    assert crio.pod.status() == "RUNNING"
 
 
 def test_a_second_container_of_a_name(crio: CriO, folder: Path) -> None:

@@ -57,7 +57,9 @@ def describe_error(error: BaseException) -> str:
     current: BaseException | None = error
     while current is not None:
         text = str(current) or type(current).__name__
-        if not any(text in part for part in parts):
+        # Messages mostly have an OSError's words already, without its number.
+        words = current.strerror if isinstance(current, OSError) else None
+        if not any(text in part or (words and words in part) for part in parts):
             parts.append(text)
         current = current.__cause__
     return ": ".join(parts)

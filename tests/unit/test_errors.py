@@ -1,0 +1,28 @@
+"""Errors and their causes, on one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from kata.base.errors import Code, KataError, describe_error
+
+
+def failure(message: str, cause: BaseException) -> BaseException:
+    with pytest.raises(KataError) as caught:
+        raise KataError(message, Code.INTERNAL) from cause
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("message", "cause", "text"),
+    [
+        ("do x", ValueError("it is odd"), "do x: it is odd"),
+        ("do x: it is odd", ValueError("it is odd"), "do x: it is odd"),
+        ("do x", OSError(2, "No such file", "/y"), "do x: [Errno 2] No such file: '/y'"),
+        ("open /y: No such file", OSError(2, "No such file", "/y"), "open /y: No such file"),
+        ("do x", KeyError(), "do x: KeyError"),
+        ("do x", OSError("plain"), "do x: plain"),
+    ],
+)
+def test_causes_are_told_once(message: str, cause: BaseException, text: str) -> None:
+    assert describe_error(failure(message, cause)) == text
