@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -113,6 +114,33 @@ def test_each_container_has_its_own_files(pod: Pod) -> None:
     first.sh("echo mine > /tmp/file")
     with pytest.raises(AssertionError):
         second.exec("cat", "/tmp/file")
+
+
+def test_probes_by_exec_and_by_tcp(pod: Pod, cri: Cri) -> None:
+    """What kubelet asks of a container: whether it lives, and whether it is ready."""
+    serve = "until [ -e /go ]; do sleep 0.1; done; touch /ready; httpd -f -p 8077"
+    container = pod.run("sh", "-c", serve)
+
+    def is_ready() -> bool:
+        return cri.exec_sync(container.id, ["test", "-e", "/ready"], 5).exit_code == 0
+
+    def is_listening() -> bool:
+        try:
+            with socket.create_connection((pod.ip, 8077), timeout=5):
+                return True
+        except ConnectionRefusedError:
+            return False
+
+    assert (is_ready(), is_listening()) == (False, False)
+    container.sh("touch /go")
+    deadline = time.monotonic() + 20
+    while not (is_ready() and is_listening()):
+        assert time.monotonic() < deadline, "not ready"
+        time.sleep(0.1)
+    container.stop()
+    with pytest.raises(CriError, match="CONTAINER_EXITED"):
+        is_ready()
+    assert not is_listening()
 
 
 def test_a_termination_message_is_seen_on_the_host(pod: Pod) -> None:

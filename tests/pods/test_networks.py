@@ -65,10 +65,12 @@ def node() -> Iterator[Node]:
         file = write_configuration(
             folder / "kata.toml", enable_annotations=["runtime.internetworking_model"]
         )
-        ptp = {"type": "ptp", "ipMasq": True, "mtu": 1400}
+        ptp = {"type": "ptp", "mtu": 1400}
         ports = {"type": "portmap", "snat": True, "capabilities": {"portMappings": True}}
         plan = address_plan(folder, PTP_NET, "0.0.0.0/0")
-        write_network(folder / "ptp", "10-kata-tests-ptp", {**ptp, "ipam": plan}, ports)
+        write_network(
+            folder / "ptp", "10-kata-tests-ptp", {**ptp, "ipMasq": True, "ipam": plan}, ports
+        )
         plan = address_plan(folder, FIRST_NET)
         write_network(folder / "two", "10-kata-tests-first", {**ptp, "ipam": plan})
         macvlan = {"type": "macvlan", "master": PARENT, "mode": "bridge"}
@@ -170,6 +172,15 @@ def test_the_model_none(node: Node, pods: list[Pod]) -> None:
     container = pods[0].run()
     assert container.sh("ls /sys/class/net") == "lo"
     assert container.sh("ip route") == ""
+
+
+def test_a_namespace_that_vanishes_under_a_running_pod(node: Node, pods: list[Pod]) -> None:
+    # Without masquerading, whose rules the plug-in then leaves with every runtime.
+    pods.append(Pod(node, "two"))
+    server, address = serve(pods[0]), pods[0].ip
+    run_ip(f"netns delete {Path(pods[0].namespace()).name}")
+    # The machine holds it.
+    assert fetch(address) == server.sh("hostname") == pods[0].config.hostname
 
 
 def test_a_model_that_does_not_exist(node: Node) -> None:
