@@ -51,17 +51,39 @@ def write_maps(pid: int, maps: IdMaps) -> None:
 
 
 def wait_for_namespace(pid: int, kind: str) -> None:
-    """Wait until a child that runs UNSHARE has a namespace of its own."""
+    """Wait until a child that runs UNSHARE has a namespace of its own.
+
+    Raises FAILED_PRECONDITION when it ends instead, which says that it was not allowed to.
+    """
     ours = os.readlink(f"/proc/self/ns/{kind}")
     end = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < end:
         try:
             if os.readlink(f"/proc/{pid}/ns/{kind}") != ours:
                 return
-        except FileNotFoundError:
-            pass  # pid_for_children, before there is a child
+        except OSError:
+            pass  # it has ended; or there is no child yet, of which pid_for_children is
+        if _has_ended(pid):
+            raise KataError(
+                f"make a {kind} namespace: unshare failed",
+                Code.FAILED_PRECONDITION,
+                "look at /proc/sys/user/max_user_namespaces",
+            )
         time.sleep(0.001)
-    raise KataError(f"unshare {kind}: nothing after {_TIMEOUT_S:g} s", Code.DEADLINE_EXCEEDED)
+    raise KataError(f"make a {kind} namespace: not within {_TIMEOUT_S:g} s", Code.DEADLINE_EXCEEDED)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        return os.read(fd, 4096).rpartition(b")")[2].split()[:1] == [b"Z"]
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(fd)
 
 
 def _read_map(entries: object) -> IdMap:

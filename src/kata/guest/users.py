@@ -60,12 +60,7 @@ class MappedUsers:
     def close(self) -> None:
         """End the process that holds the namespaces.  May be called twice."""
         with self._lock:
-            if self._pid:
-                try:
-                    os.kill(self._pid, signals.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            self._pid = 0
+            self._end()
 
     def _start(self, maps: IdMaps, hostname: str) -> None:
         for program in (UNSHARE, FIRST):
@@ -77,10 +72,17 @@ class MappedUsers:
             write_maps(self._pid, maps)
             _name_host(f"/proc/{self._pid}/ns/uts", hostname)
         except BaseException:
-            os.kill(self._pid, signals.SIGKILL)
-            self._pid = 0
+            self._end()
             raise
         self._maps = maps
+
+    def _end(self) -> None:
+        if self._pid:
+            try:
+                os.kill(self._pid, signals.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has ended by itself
+        self._pid = 0
 
 
 def are_mapped(spec: dict[str, Json]) -> bool:

@@ -46,7 +46,6 @@ class ContainerPlan:
     spec: dict[str, Any]
     mounts: MountPlan
     disks: tuple[DiskPlan, ...]
-    # Whether the pod's containers see each other's processes.
     # Whether the container joins the pid namespace of the pod, or of another container.
     shared_pids: bool
     warnings: tuple[str, ...]

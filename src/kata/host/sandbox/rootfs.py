@@ -11,7 +11,7 @@ from kata.base import mountoptions, syscalls
 from kata.base.errors import Code, KataError
 from kata.base.idmap import UNMAPPED, IdMaps
 from kata.host.share import layout
-from kata.host.share.idmap import OwnerMaps, map_owners, take_maps
+from kata.host.share.idmap import map_by, take_maps, user_namespace
 
 _LOWER = "lowerdir="
 # mount(2) takes one page of data, with its end.
@@ -66,7 +66,8 @@ def _mount_mapped(mount: RootfsMount, target: str, maps: IdMaps, scratch: str) -
     try:
         _mount(mount, scratch)
         try:
-            _attach_mapped(scratch, target, maps, recursive=True)
+            with user_namespace(maps) as users_fd:
+                _attach_mapped(users_fd, scratch, target, recursive=True)
         finally:
             layout.unmount_below(scratch)
     finally:
@@ -80,21 +81,21 @@ def _mount_mapped_overlay(mount: RootfsMount, target: str, maps: IdMaps, scratch
     """
     names = []
     try:
-        for index, lower in enumerate(_lower_folders(mount)):
-            name = f"{scratch}/{index}"
-            os.makedirs(name, mode=0o700)
-            names.append(name)
-            _attach_mapped(lower, name, maps, recursive=False)
+        with user_namespace(maps) as users_fd:
+            for index, lower in enumerate(_lower_folders(mount)):
+                names.append(f"{scratch}/{index}")
+                os.makedirs(names[-1], mode=0o700)
+                _attach_mapped(users_fd, lower, names[-1], recursive=False)
         _mount(_with_lowers(mount, names), target)
     finally:
         layout.unmount_below(scratch)
         layout.remove_skeleton(scratch)
 
 
-def _attach_mapped(source: str, target: str, maps: IdMaps, *, recursive: bool) -> None:
+def _attach_mapped(users_fd: int, source: str, target: str, *, recursive: bool) -> None:
     tree = syscalls.clone_mount(source, syscalls.MS_PRIVATE, recursive=recursive)
     try:
-        map_owners(tree, OwnerMaps(maps, recursive), source)
+        map_by(users_fd, tree, source, recursive=recursive)
         syscalls.move_mount(tree, target)
     finally:
         os.close(tree)

@@ -39,16 +39,24 @@ def map_owners(tree_fd: int, owners: OwnerMaps, what: str) -> None:
     """
     if owners.maps == UNMAPPED:
         return
-    with _user_namespace(owners.maps) as users_fd:
-        try:
-            syscalls.map_mount(tree_fd, users_fd, recursive=owners.recursive)
-        except OSError as error:
-            raise KataError(
-                f"map the owners of {what}: {os.strerror(error.errno or 0)}",
-                Code.FAILED_PRECONDITION,
-                "its file system may not support mapped mounts: use another volume, or leave"
-                " hostUsers out of the pod's spec",
-            ) from error
+    with user_namespace(owners.maps) as users_fd:
+        map_by(users_fd, tree_fd, what, recursive=owners.recursive)
+
+
+def map_by(users_fd: int, tree_fd: int, what: str, *, recursive: bool = False) -> None:
+    """Map the owners of a detached mount of ``what`` by a user namespace; borrows both.
+
+    Raises FAILED_PRECONDITION where a file system cannot do it.
+    """
+    try:
+        syscalls.map_mount(tree_fd, users_fd, recursive=recursive)
+    except OSError as error:
+        raise KataError(
+            f"map the owners of {what}: {os.strerror(error.errno or 0)}",
+            Code.FAILED_PRECONDITION,
+            "its file system may not support mapped mounts: use another volume, or leave"
+            " hostUsers out of the pod's spec",
+        ) from error
 
 
 def take_maps(options: tuple[str, ...]) -> tuple[tuple[str, ...], IdMaps]:
@@ -76,7 +84,7 @@ def _parse(option: str) -> IdMap:
 
 
 @contextmanager
-def _user_namespace(maps: IdMaps) -> Iterator[int]:
+def user_namespace(maps: IdMaps) -> Iterator[int]:
     """Make a user namespace with these maps; its descriptor lives as long as the block."""
     reading, writing = os.pipe2(os.O_CLOEXEC)  # the process ends with us, however we end
     try:
