@@ -64,6 +64,19 @@ def test_removing_a_running_pod_is_forced(make_pod: PodMaker, cri: Cri) -> None:
     assert_gone(pod.id, pod.node.containerd.address, "k8s.io")
 
 
+def test_stopping_and_removing_again_is_no_error(make_pod: PodMaker, cri: Cri) -> None:
+    pod = make_pod()
+    container = pod.run()
+    for _ in range(2):
+        container.stop()
+    for _ in range(2):
+        container.remove()
+    for _ in range(2):
+        cri.stop_pod(pod.id)
+    for _ in range(2):
+        cri.remove_pod(pod.id)
+
+
 def test_a_stopped_pod_takes_no_containers(make_pod: PodMaker, cri: Cri) -> None:
     pod = make_pod()
     created = pod.create("true")

@@ -52,6 +52,13 @@ def test_owners_and_modes_are_kept(pod: Pod, folder: Path) -> None:
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 55, 0o640)
 
 
+def test_a_link_to_a_folder(pod: Pod, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    container = pod.run(**volume(tmp_path / "link"))
+    container.sh("echo x > /data/file")
+    assert (folder / "file").read_text() == "x\n"
+
+
 def test_a_read_only_folder(pod: Pod, folder: Path) -> None:
     (folder / "file").write_text("kept")
     container = pod.run(**volume(folder, readonly=True))
