@@ -56,6 +56,30 @@ def test_a_pod_whose_kernel_panics_ends_and_tells_why(make_pod: PodMaker) -> Non
     assert any("virtual machine lost" in line and "panic" in line for line in lines)
 
 
+def test_a_container_ends_while_its_file_server_is_slow(make_pod: PodMaker) -> None:
+    """What the server has not answered yet must not break the guest's kernel."""
+    pod = make_pod()
+    other = pod.run()
+    container = pod.run("sh", "-c", "while true; do true; done")
+    servers = find_pids(pod.id, VIRTIOFSD)
+    ending = threading.Thread(target=container.stop)
+    try:
+        for pid in servers:
+            os.kill(pid, signal.SIGSTOP)
+        ending.start()
+        time.sleep(3)
+    finally:
+        for pid in servers:
+            os.kill(pid, signal.SIGCONT)
+    ending.join(60)
+    assert container.wait() == 137
+    container.remove()
+    assert other.sh("echo fine") == "fine"
+    console = Path(f"/run/kata/{pod.id}/console.log").read_text(errors="replace")
+    assert "BUG" not in console
+    assert "Busy inodes" not in console
+
+
 def test_a_pod_that_lost_everything_can_be_removed(make_pod: PodMaker) -> None:
     pod = make_pod()
     pod.run()

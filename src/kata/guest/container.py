@@ -13,7 +13,7 @@ import time
 from kata.base.errors import Code, KataError
 from kata.base.idmap import map_id, read_maps
 from kata.base.jsontext import render_json
-from kata.guest import cgroup, files, signals, states, stuck
+from kata.guest import cgroup, files, mounthold, signals, states, stuck
 from kata.guest.process import Process
 from kata.guest.states import StateMachine
 
@@ -54,6 +54,7 @@ class Container:
         self._observe: Callable[[], None] | None = None
         self._discarded = False
         self._shares_pids = False
+        self._mounts_fd = -1
         self._uid_map: IdMap = ()
 
     @property
@@ -81,6 +82,7 @@ class Container:
         try:
             files.write(f"{self._folder}/config.json", render_json(bundled))
             self._launch(self._init, spec.get("process"), self._create)
+            self._mounts_fd = mounthold.hold(self._init.pid)
             self.cgroup = cgroup.find_path(self._init.pid)
         except BaseException as error:
             self._undo(error)
@@ -262,6 +264,9 @@ class Container:
             for process in (self._init, *execs.values()):
                 if process is not None:
                     process.close()
+            if self._mounts_fd >= 0:
+                mounthold.let_go(self._mounts_fd)
+                self._mounts_fd = -1
             files.remove_folder(self._folder)
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 RUN = "/run/kata-containers"
 # Not RUN/<id>: a container may be called "shared" or "sandbox", which are folders there.
 BUNDLES = f"{RUN}/bundles"
-SHARED = f"{RUN}/shared/containers"
 
 
 class Sandbox:

@@ -14,6 +14,7 @@ import threading
 from kata.base import syscalls
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.mountoptions import mount, parse_options
+from kata.guest import mounthold
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def _mount_virtiofs(storage: Storage) -> None:
     os.makedirs(storage.mount_point, exist_ok=True)
     options = parse_options(storage.options)
     mount(storage.source, storage.mount_point, "virtiofs", options)
+    mounthold.prepare()
 
 
 def _mount_overlay(storage: Storage) -> None:
