@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from kata.base.errors import Code, KataError
+from kata.base.log import Logger
 from kata.base.processes import read_start_time
 from kata.host.sandbox import record
+from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
+from kata.host.sandbox.process import Process
 from kata.host.sandbox.record import ProcessEntry, RecordFile, load_record
 from kata.host.sandbox.states import TRANSITIONS, State, check_transition
 from kata.host.sandbox.undo import UndoStack
@@ -163,3 +169,60 @@ def test_folder_without_a_record_is_cleaned_up() -> None:
     assert is_orphaned("s1")
     assert clean_up("s1", "owner") == []
     assert not os.path.exists(record.state_folder("s1"))
+
+
+class SlowIo:
+    """Streams that note what is asked of them."""
+
+    terminal = False
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def open(self) -> None:
+        self.asked.append("open")
+
+    def begin(self, agent: Agent, container_id: str, exec_id: str) -> None:
+        self.asked.append("begin")
+
+    def close_stdin(self) -> None:
+        self.asked.append("close_stdin")
+
+    def drain(self) -> None:
+        self.asked.append("drain")
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_end_before_the_answer_to_the_start_loses_no_output(fails: bool) -> None:
+    io = SlowIo()
+    process = Process("c1", "", io, Logger(len))
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        process.drain()
+
+    ending = threading.Thread(target=end)
+
+    def run() -> None:
+        ending.start()
+        ended.wait()
+        time.sleep(0.05)
+        if fails:
+            raise KataError("start c1", Code.INTERNAL)
+
+    with pytest.raises(KataError) if fails else contextlib.nullcontext():
+        process.start(Agent.__new__(Agent), run)
+    ending.join()
+    assert io.asked == (["close", "drain"] if fails else ["begin", "drain"])
+
+
+def test_what_was_never_started_has_no_output_to_wait_for() -> None:
+    io = SlowIo()
+    process = Process("c1", "", io, Logger(len))
+    process.finish(137)
+    process.drain()
+    assert io.asked == ["drain"]

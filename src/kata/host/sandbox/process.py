@@ -14,6 +14,8 @@ from kata.host.sandbox.states import State, check_transition
 
 # What is reported when the machine ended before the process could tell.
 EXIT_LOST = 255
+# The agent answers a start within this time, or the machine is lost.
+_BEGIN_S = 60.0
 _SIGKILL_EXIT = 137
 
 
@@ -56,6 +58,9 @@ class Process:
         # Terminal size that was asked for before the process was started.
         self.initial_size: tuple[int, int] | None = None
         self._log = log
+        # Whether no start is under way, whose streams are still to be begun.
+        self._begun = threading.Event()
+        self._begun.set()
         self._state = State.CREATED
         self._lock = threading.Lock()
         self._exited = threading.Event()
@@ -76,14 +81,20 @@ class Process:
             check_transition("start", self.name, self._state, State.RUNNING)
             self._state = State.RUNNING
             self.start_told.clear()
+            self._begun.clear()
         try:
-            run()
-        except BaseException:
-            self.start_told.set()
-            self.finish(_SIGKILL_EXIT)
-            self.io.close()  # the engine waits for the end of streams nobody will write to
-            raise
-        self.io.begin(agent, self.container_id, self.exec_id)
+            self._run(run)
+            self.io.begin(agent, self.container_id, self.exec_id)
+        finally:
+            self._begun.set()
+
+    def drain(self) -> None:
+        """Return when the output of a process that has ended has been passed on.
+
+        Its end may be known before the answer to its start.
+        """
+        self._begun.wait(_BEGIN_S)
+        self.io.drain()
 
     def follow(self, agent: Agent, on_exit: Callable[[Process], None]) -> None:
         """Wait for the end on a thread of its own, then call ``on_exit`` there."""
@@ -125,6 +136,15 @@ class Process:
             self.exited_at_ns = time.time_ns()
         self._exited.set()
         return True
+
+    def _run(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BaseException:
+            self.start_told.set()
+            self.finish(_SIGKILL_EXIT)
+            self.io.close()  # the engine waits for the end of streams nobody will write to
+            raise
 
     def _follow(self, agent: Agent, on_exit: Callable[[Process], None]) -> None:
         try:

@@ -142,7 +142,7 @@ class Tasks:
         process = container.get_process(exec_id)
         if exec_id:
             process.require_deletable()
-            process.io.drain()
+            process.drain()
             process.io.close()
             container.drop_exec(exec_id)
             return process
@@ -329,7 +329,7 @@ class Tasks:
         for container in containers:
             for process in container.list_processes():
                 if process.state is State.STOPPED:  # what still runs has no end to wait for
-                    process.io.drain()
+                    process.drain()
         self._get_sandbox().stop(graceful=True)
 
     def _on_machine_lost(self, cause: str) -> None:
