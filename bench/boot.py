@@ -26,6 +26,7 @@ from tools.busybox_image import BUSYBOX
 from tools.setup import BUILD, CONFIGURATION
 
 _TIMEOUT_S = 60.0
+_NAMESPACES = ("pid", "ipc", "uts", "mount", "network")
 _SERVICE = "containerd.task.v2.Task"
 
 
@@ -142,6 +143,6 @@ def _write_bundle(bundle: Path) -> None:
         },
         "root": {"path": "rootfs"},
         "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
-        "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]},
+        "linux": {"namespaces": [{"type": kind} for kind in _NAMESPACES]},
     }
     (bundle / "config.json").write_text(json.dumps(spec))
