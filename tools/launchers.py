@@ -8,7 +8,8 @@ from tools.steps import write_file
 
 # Name of the program: module with a main().
 PROGRAMS = {
-    "containerd-shim-kata-v2": "kata.host.shim.main",
+    "containerd-shim-kata-v2": "kata.host.factory.launcher",
+    "kata-factory": "kata.host.factory.main",
     "kata-image": "kata.image.main",
     "kata-monitor": "kata.monitor.main",
     "kata-runtime": "kata.cli.main",

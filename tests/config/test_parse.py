@@ -131,8 +131,8 @@ def test_use_vsock_takes_booleans_as_upstream_has_them(value: str, expected: str
             "",
         ),
         (
-            "[factory]\nenable_template = true",
-            "read 0.toml:2: factory.enable_template: true is not supported yet",
+            "[agent.kata]\ndebug_console_enabled = true",
+            "read 0.toml:2: agent.kata.debug_console_enabled: true is not supported yet",
             "",
         ),
         (

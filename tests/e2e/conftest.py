@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.containerd import Containerd
+from tests.support.factory import make_template
 from tests.support.leaks import assert_nothing_new, take_inventory
 from tests.support.sandboxes import assert_gone
 from tools import busybox_image
@@ -43,6 +44,12 @@ def shared_name(containerd: Containerd) -> Iterator[str]:
     containerd.start_container(name, "sleep", "1000000")
     yield name
     containerd.remove(name)
+
+
+@pytest.fixture
+def template(containerd: Containerd) -> str:
+    """The folder of a template for sandboxes of the usual kind."""
+    return make_template(containerd)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.configuration import write_configuration
 from tests.support.containerd import IMAGE, RUNTIME, Containerd
 from tests.support.sandboxes import QEMU, SHIM, VIRTIOFSD, assert_gone, kill, wait_for
 
@@ -89,7 +90,9 @@ def delete(containerd: Containerd, box: str) -> None:
 def test_while_the_machine_boots(
     containerd: Containerd, box: str, tmp_path: Path, part: str, delay_s: float
 ) -> None:
-    client = begin_run(containerd, box, volume_flags(tmp_path), "sleep", "1000")
+    cold = write_configuration(tmp_path / "cold.toml", enable_template=False)
+    flags = [*volume_flags(tmp_path), "--runtime-config-path", cold]
+    client = begin_run(containerd, box, flags, "sleep", "1000")
     wait_for(box, part)
     time.sleep(delay_s)
     kill(box, part)
@@ -99,6 +102,26 @@ def test_while_the_machine_boots(
         assert b"QEMU was killed by signal 9" in stderr
     elif part == VIRTIOFSD:
         assert b"virtiofsd was killed by signal 9" in stderr
+    wait_ended(containerd, box)
+    delete(containerd, box)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_while_a_copy_starts(
+    containerd: Containerd, template: str, box: str, tmp_path: Path, part: str
+) -> None:
+    client = begin_run(containerd, box, volume_flags(tmp_path), "sleep", "1000")
+    wait_for(box, part)
+    kill(box, part)
+    deadline = time.monotonic() + LIMIT_S
+    # A copy that fails is taken for a bad template, and another machine boots.
+    while client.poll() is None and containerd.status(box) != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if client.returncode is None:
+        containerd.ctr("task", "kill", "-s", "KILL", box)
+    client.communicate(timeout=LIMIT_S)
+    assert client.returncode != 0
     wait_ended(containerd, box)
     delete(containerd, box)
 

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src"
-MIDDLE = ("hypervisor", "share", "storage", "network", "resource", "factory")
+MIDDLE = ("hypervisor", "share", "storage", "network", "resource", "template")
 
 # Each part, with the parts that it may import besides itself.  The most specific name counts.
 BELOW = ("kata.base", "kata.rpc", "kata.oci")
@@ -21,6 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **{f"kata.host.{name}": HOST for name in MIDDLE},
     "kata.host.sandbox": (*HOST, *(f"kata.host.{name}" for name in MIDDLE)),
     "kata.host.shim": (*HOST, "kata.host.sandbox"),
+    "kata.host.factory": (*HOST, *(f"kata.host.{name}" for name in (*MIDDLE, "sandbox", "shim"))),
     "kata.image": ("kata.base",),
     "kata.cli": (*BELOW, "kata.config"),
     "kata.monitor": BELOW,

@@ -9,6 +9,8 @@ from pathlib import Path
 from kata.base.mountinfo import list_mount_points
 
 _PROGRAMS = ("qemu-system-x86_64", "virtiofsd", "containerd-shim-kata-v2")
+# The factory belongs to the node, and so do the machines that it makes.
+_NODES_OWN = ("kvm-probe", "factory.", "template-")
 
 
 def take_inventory() -> set[str]:
@@ -17,7 +19,11 @@ def take_inventory() -> set[str]:
     for folder in ("/run/kata", "/run/kata-containers/shared/sandboxes", "/run/containerd/s"):
         path = Path(folder)
         if path.is_dir():
-            found |= {f"file {entry}" for entry in path.iterdir() if entry.name != "kvm-probe"}
+            found |= {
+                f"file {entry}"
+                for entry in path.iterdir()
+                if not any(name in entry.name for name in _NODES_OWN)
+            }
     found |= {f"file {entry}" for entry in Path("/dev/shm").iterdir()}
     found |= {f"mount {point}" for point in list_mount_points() if "kata" in point}
     return found
@@ -35,6 +41,8 @@ def find_processes(sandbox: str = "") -> list[str]:
             continue  # it ended meanwhile
         names = [os.path.basename(os.fsdecode(word)) for word in argv[:3]]
         program = next((name for name in names if name in _PROGRAMS), "")
+        if any(word.startswith(b"sandbox-template-") for word in argv):
+            continue
         if program and (not sandbox or any(sandbox in os.fsdecode(word) for word in argv)):
             lines.append(f"{entry.name} {program}")
     return lines

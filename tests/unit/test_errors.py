@@ -26,3 +26,10 @@ def failure(message: str, cause: BaseException) -> BaseException:
 )
 def test_causes_are_told_once(message: str, cause: BaseException, text: str) -> None:
     assert describe_error(failure(message, cause)) == text
+
+
+def test_an_error_that_is_its_own_cause_has_an_end() -> None:
+    error = KataError("start")
+    error.__cause__ = KataError("because")
+    error.__cause__.__cause__ = error
+    assert describe_error(error) == "start: because"

@@ -46,13 +46,14 @@ GOLDEN = """\
 -cpu max
 -smp 2
 -m 512M
+-object {"qom-type":"rng-random","id":"rng","filename":"/dev/urandom"}
+-device {"driver":"virtio-rng-pci","id":"rng0","rng":"rng"}
+-device {"driver":"virtio-balloon-pci","id":"balloon0","free-page-reporting":true}
+-sandbox on,obsolete=deny
 -object {"qom-type":"memory-backend-file","id":"ram","size":536870912,"mem-path":"/dev/shm","share":true}
 -kernel /k
 -initrd /i
 -append console=ttyS0 quiet
--object {"qom-type":"rng-random","id":"rng","filename":"/dev/urandom"}
--device {"driver":"virtio-rng-pci","id":"rng0","rng":"rng"}
--sandbox on,obsolete=deny
 -chardev socket,id=qmp,fd=3
 -mon chardev=qmp,mode=control
 -chardev socket,id=console,fd=4
@@ -76,6 +77,20 @@ def test_whole_command_line() -> None:
     assert render(SPEC) == GOLDEN.splitlines()
 
 
+def test_a_copy_gets_its_memory_and_waits_for_its_state() -> None:
+    lines = [
+        f"{option} {value}".rstrip()
+        for option, value in plan_options(SPEC, replace(FDS, memory=9), restored=True)
+    ]
+    expected = [
+        line.replace("/dev/shm", "/proc/self/fd/9")
+        for line in GOLDEN.splitlines()
+        if not line.startswith(("-kernel", "-initrd", "-append"))
+    ]
+    assert "-incoming defer" in lines
+    assert [line for line in lines if line != "-incoming defer"] == expected
+
+
 def test_kvm_uses_the_hosts_processor() -> None:
     lines = render(replace(SPEC, accelerator="kvm"))
     assert "-accel kvm" in lines
@@ -92,7 +107,8 @@ def test_vsock_takes_the_place_of_the_agents_port() -> None:
 
 
 def test_what_is_not_wanted_is_not_there() -> None:
-    lines = render(replace(SPEC, share=None, seccomp="", root_ports=0))
+    lines = render(replace(SPEC, share=None, seccomp="", root_ports=0, reclaim=False))
+    assert not any("balloon" in line for line in lines)
     assert not any("share" in line.replace('"share":true', "") for line in lines)
     assert not any(line.startswith("-sandbox") or "root-port" in line for line in lines)
 

@@ -108,5 +108,5 @@ def test_machine_is_paused_and_resumed(sandbox: Sandbox) -> None:
 
 def test_console_and_agent_log_are_kept(sandbox: Sandbox) -> None:
     folder = Path("/run/kata") / sandbox.id
-    assert "agent ready" in (folder / "agent.log").read_text()
+    assert "sandbox created" in (folder / "agent.log").read_text()
     assert (folder / "console.log").exists()

@@ -55,7 +55,9 @@ def describe_error(error: BaseException) -> str:
     """Render an error with its chain of causes on one line, each cause once."""
     parts: list[str] = []
     current: BaseException | None = error
-    while current is not None:
+    seen: set[int] = set()
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
         text = str(current) or type(current).__name__
         # Messages mostly have an OSError's words already, without its number.
         words = current.strerror if isinstance(current, OSError) else None

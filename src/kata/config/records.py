@@ -234,9 +234,9 @@ class FactoryConfig:
     """Section ``factory``."""
 
     enable_template: bool = setting(
-        False,
-        "Start sandboxes as copies of a VM that was booted once.",
-        checks.only(False, NOT_YET),
+        True,
+        "Start sandboxes as copies of a VM that was booted once. What copies share, and when to "
+        "turn it off: docs/templates.md.",
     )
     template_path: str = setting(
         "/run/vc/vm/template", "Folder for the template.", checks.absolute_path

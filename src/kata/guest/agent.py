@@ -57,6 +57,7 @@ class Agent:
             "grpc.AgentService": self._table,
             "kata.Forward": LateTable(_forward_methods),
             "kata.Volumes": LateTable(_volumes_methods),
+            "kata.Template": LateTable(self._template_methods),
         }
         self.server = Server(services, log)
 
@@ -110,6 +111,11 @@ class Agent:
 
         self._guest.wait_ready()
         return AgentService(self.sandbox(), self._guest).methods()
+
+    def _template_methods(self) -> dict[str, Method]:
+        from kata.guest.template import Template
+
+        return Template(self._guest).methods()
 
     def _make_runtime(self) -> Runtime:
         from kata.guest.crun import Crun

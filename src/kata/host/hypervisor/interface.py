@@ -9,19 +9,34 @@ from __future__ import annotations
 from typing import Protocol
 
 from kata.base.processes import Child
-from kata.host.hypervisor.spec import BlockDevice, GuestStreams, NetworkDevice, VmSpec
+from kata.host.hypervisor.spec import (
+    BlockDevice,
+    GuestStreams,
+    LentFds,
+    NetworkDevice,
+    SharedFolder,
+    VmSpec,
+)
 
 HOTPLUG_NETWORK = "hotplug-network"
 HOTPLUG_BLOCK = "hotplug-block"
+# Saving a machine, and starting others from what was saved.
+TEMPLATE = "template"
 
 
 class Hypervisor(Protocol):
     """One virtual machine."""
 
-    def start(self, spec: VmSpec, share_fd: int = -1, vsock_fd: int = -1) -> GuestStreams:
-        """Start the machine and return at once.
+    def start(self, spec: VmSpec, lent: LentFds, *, restored: bool = False) -> GuestStreams:
+        """Start the machine and return at once; a ``restored`` one waits for its state."""
 
-        ``share_fd`` is virtiofsd's socket, ``vsock_fd`` the vhost device; both are borrowed.
+    def save(self) -> bytes:
+        """Stop the machine for ever and return its state, without its memory."""
+
+    def restore(self, state: bytes) -> None:
+        """Give a machine that was started for it its state, and let it run.
+
+        The memory that it was lent must be that of the machine that was saved.
         """
 
     def child(self) -> Child:
@@ -38,6 +53,9 @@ class Hypervisor(Protocol):
 
     def supports(self, ability: str) -> bool:
         """Return whether an optional ability is there."""
+
+    def plug_share(self, share: SharedFolder, share_fd: int) -> None:
+        """Plug a shared folder in; ``share_fd`` is virtiofsd's socket, borrowed."""
 
     def plug_network(self, device: NetworkDevice) -> str:
         """Plug a network card in; returns its PCI path in the guest (``02/00``)."""

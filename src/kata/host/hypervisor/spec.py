@@ -35,7 +35,21 @@ class VmSpec:
     share: SharedFolder | None
     vsock_cid: int | None  # None: the agent's channel is a virtio-serial port
     firmware: str = ""  # empty: the hypervisor's own
+    reclaim: bool = True  # memory that the guest does not use goes back to the host
     netns_path: str = ""  # where the machine's process runs; empty: where its starter does
+
+
+@dataclass(frozen=True, slots=True)
+class LentFds:
+    """Descriptors that a machine starts with, borrowed; -1 where it has none.
+
+    ``share`` is virtiofsd's socket, ``vsock`` the vhost device, ``memory`` a file of the guest's
+    memory, of its whole size, that others can map as well.
+    """
+
+    share: int = -1
+    vsock: int = -1
+    memory: int = -1
 
 
 @dataclass(frozen=True, slots=True)

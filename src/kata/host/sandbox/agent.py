@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from kata.rpc.client import Client
@@ -11,6 +12,7 @@ from kata.rpc.pb import (
     forward_pb2,
     health_pb2,
     oci_pb2,
+    template_pb2,
     types_pb2,
     volumes_pb2,
 )
@@ -32,6 +34,24 @@ class Agent:
             "grpc.Health/Check",
             health_pb2.CheckRequest(),
             health_pb2.HealthCheckResponse,
+            timeout_s,
+        )
+
+    def prepare_template(self, timeout_s: float) -> None:
+        """Get the guest ready to be saved."""
+        self._client.call(
+            "kata.Template/Prepare",
+            template_pb2.PrepareRequest(),
+            template_pb2.PrepareResponse,
+            timeout_s,
+        )
+
+    def resume(self, seed: bytes, timeout_s: float) -> None:
+        """Make a copy of a saved guest distinct, and set its clock; returns when it answers."""
+        self._client.call(
+            "kata.Template/Resume",
+            template_pb2.ResumeRequest(seed=seed, time_ns=time.time_ns()),
+            template_pb2.ResumeResponse,
             timeout_s,
         )
 

@@ -9,7 +9,8 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
@@ -17,7 +18,7 @@ from kata.base.processes import Child, Spawner, end_process, read_start_time
 from kata.config.records import Config
 from kata.host.hypervisor.interface import Hypervisor
 from kata.host.hypervisor.qemu.driver import Qemu
-from kata.host.hypervisor.spec import VmSpec
+from kata.host.hypervisor.spec import LentFds, VmSpec
 from kata.host.sandbox import vsock
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.guard import Guard
@@ -26,8 +27,13 @@ from kata.host.sandbox.record import RecordFile
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share.layout import SharedFolderPaths
 from kata.host.share.virtiofsd import ShareSpec, start_share
+from kata.host.template.memory import copy_data, make_memory
+from kata.host.template.store import Template
 from kata.rpc.client import Client
 from kata.rpc.frame import Channel
+
+# What a copy's random numbers are seeded with.
+_SEED_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +44,25 @@ class MachineContext:
     log: Logger
     spawner: Spawner
     record: RecordFile
-    undo: UndoStack
 
 
 class Machine:
-    """One running machine.  The undo stack of its sandbox ends what this starts."""
+    """One running machine.  ``close`` ends all that belongs to it."""
 
     def __init__(self, context: MachineContext) -> None:
         self._context = context
+        self._undo = UndoStack()
         self._observer = Observer()
-        context.undo.push("observer", self._observer.close)
+        self._undo.push("observer", self._observer.close)
         self._hypervisor = Qemu(context.spawner)
         self._vm: Child | None = None
         self._share: Child | None = None
+        self.is_copy = False
         self._client: Client | None = None
         self._guard: Guard | None = None
         self.agent: Agent
 
-    def start(self, spec: VmSpec, shared: SharedFolderPaths) -> None:
+    def boot(self, spec: VmSpec, shared: SharedFolderPaths) -> None:
         """Start virtiofsd and QEMU and return while the guest boots."""
         check_assets(spec)
         share_fd = self._start_share(shared)
@@ -63,19 +70,60 @@ class Machine:
         try:
             if spec.vsock_cid is not None:
                 vsock_fd = vsock.open_vhost(spec.vsock_cid)
-            streams = self._hypervisor.start(spec, share_fd, vsock_fd)
+            self._start_vm(spec, LentFds(share=share_fd, vsock=vsock_fd))
+            self._start_guard()
         finally:
             os.close(share_fd)
             if vsock_fd >= 0:
                 os.close(vsock_fd)
+
+    def boot_original(self, spec: VmSpec, memory_fd: int) -> None:
+        """Start a QEMU that is to be saved: without a shared folder, its memory in a file."""
+        check_assets(spec)
+        self._start_vm(replace(spec, share=None), LentFds(memory=memory_fd))
+        self._start_guard()
+
+    def restore(self, spec: VmSpec, shared: SharedFolderPaths, template: Template) -> None:
+        """Start virtiofsd and a copy of a template; its guest runs when this returns."""
+        check_assets(spec)
+        memory_fd = make_memory(template.memory_bytes)
+        try:
+            # The slower one first: both start while the memory is copied.
+            self._start_vm(replace(spec, share=None), LentFds(memory=memory_fd), restored=True)
+            share_fd = self._start_share(shared)
+            self._start_guard()
+            try:
+                copy_data(template.memory_fd, memory_fd)
+                self._hypervisor.restore(template.state)
+                if spec.share is not None:
+                    self._hypervisor.plug_share(spec.share, share_fd)
+            finally:
+                os.close(share_fd)
+        except KataError as error:
+            self.fail("restore virtual machine", error)
+        finally:
+            os.close(memory_fd)
+        self.is_copy = True
+
+    def close(self) -> None:
+        """End everything.  May be called twice."""
+        self.expect_end()
+        if failures := self._undo.run():
+            raise KataError(f"end virtual machine: {'; '.join(failures)}")
+
+    def _start_guard(self) -> None:
+        if self._vm is not None:
+            self._guard = Guard(self._vm, self._share, self._observer)
+
+    def _start_vm(self, spec: VmSpec, lent: LentFds, *, restored: bool = False) -> None:
+        streams = self._hypervisor.start(spec, lent, restored=restored)
         self._vm = self._hypervisor.child()
         self._context.record.add_process("qemu", self._vm.pid, self._vm.start_time)
-        self._context.undo.push("qemu", self._hypervisor.stop)
+        self._undo.push("qemu", self._hypervisor.stop)
         folder = self._context.record.folder
         self._observer.watch("qemu", streams.stderr_fd)
         self._observer.watch("console", streams.console_fd, f"{folder}/console.log")
         self._observer.watch("agent", streams.agent_log_fd, f"{folder}/agent.log")
-        self._guard = Guard(self._vm, self._share, self._observer)
         if streams.agent_fd >= 0:
             self._connect(socket.socket(fileno=streams.agent_fd))
 
@@ -86,23 +134,27 @@ class Machine:
         try:
             if spec.vsock_cid is not None:
                 self._connect(vsock.connect(spec.vsock_cid, deadline, self._is_alive))
-            self.agent.check(max(0.1, deadline - time.monotonic()))
+            left_s = max(0.1, deadline - time.monotonic())
+            if self.is_copy:
+                self.agent.resume(os.urandom(_SEED_BYTES), left_s)
+            else:
+                self.agent.check(left_s)
         except KataError as error:
-            raise self.explain("start virtual machine", error) from error
+            self.fail("start virtual machine", error)
 
-    def explain(self, action: str, error: KataError) -> KataError:
-        """Return the error to show for a failed action: the cause, if the machine has died."""
+    def fail(self, action: str, error: KataError) -> NoReturn:
+        """Raise the error to show for a failed action: the cause, if the machine has died."""
         cause = self.find_cause()
         if cause:
-            return KataError(f"{action}: {cause}", Code.UNAVAILABLE)
+            raise KataError(f"{action}: {cause}", Code.UNAVAILABLE) from error
         if error.code == Code.DEADLINE_EXCEEDED and action == "start virtual machine":
-            return KataError(
+            raise KataError(
                 f"{action}: the agent does not answer although the machine runs"
                 f"{_quoted('console', self._observer.tail('console'))}",
                 Code.DEADLINE_EXCEEDED,
                 "dial_timeout in [agent.kata] is the limit",
-            )
-        return error
+            ) from error
+        raise error
 
     def find_cause(self) -> str:
         """Return why the machine died; empty when it lives.  Waits a moment for the news."""
@@ -146,13 +198,13 @@ class Machine:
         )
         self._share = share.child
         self._context.record.add_process("virtiofsd", share.child.pid, share.child.start_time)
-        self._context.undo.push("virtiofsd", lambda: _end_family(share.child))
+        self._undo.push("virtiofsd", lambda: _end_family(share.child))
         self._observer.watch("virtiofsd", share.stderr_fd)
         return share.machine_fd
 
     def _connect(self, sock: socket.socket) -> None:
         self._client = Client(Channel.from_socket(sock))
-        self._context.undo.push("agent connection", self._client.close)
+        self._undo.push("agent connection", self._client.close)
         create_timeout_s = float(self._context.config.runtime.create_container_timeout_s)
         self.agent = Agent(self._client, create_timeout_s)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kata.base.errors import Code, KataError
@@ -94,6 +94,17 @@ def plan_vm(
         vsock_cid=vsock_cid,
         firmware=hypervisor.firmware,
     )
+
+
+def describe_machine(spec: VmSpec) -> tuple[dict[str, object], tuple[str, ...]]:
+    """Return what two machines have in common that can be copies of one template.
+
+    The second part are the files that they are made of.
+    """
+    own = ("name", "share", "netns_path", "vsock_cid")
+    alike = {key: value for key, value in asdict(spec).items() if key not in own}
+    files = (spec.binary, spec.kernel, spec.initrd, *([spec.firmware] if spec.firmware else ()))
+    return alike, files
 
 
 def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -> ContainerPlan:

@@ -107,6 +107,7 @@ class Creator:
             sandbox.stop(graceful=False)
             self._release(container)
             raise
+        sandbox.ask_for_template(self._identity.view)
         return container
 
     def create_in_pod(

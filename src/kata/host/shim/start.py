@@ -34,8 +34,7 @@ def start(arguments: Arguments) -> None:
     listener = address.listen(path)
     reader, writer = os.pipe()
     if os.fork() == 0:
-        os.close(reader)
-        _become_daemon()
+        _become_daemon({listener.fileno(), writer})
         os._exit(_run_daemon(arguments, listener, path, ReadyPipe(writer)))
     os.close(writer)
     # The daemon is in a mount namespace of its own, and in no state that could fail, before
@@ -111,8 +110,14 @@ def _max_version() -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _become_daemon() -> None:
+def _become_daemon(kept: set[int]) -> None:
     os.setsid()
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number > 2 and number not in kept:
+            try:
+                os.close(number)
+            except OSError:
+                pass  # the one that listed them
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)

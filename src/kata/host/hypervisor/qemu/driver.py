@@ -9,13 +9,20 @@ from dataclasses import dataclass
 from kata.base.errors import Code, KataError
 from kata.base.processes import Child, Spawner
 from kata.host.hypervisor import interface
-from kata.host.hypervisor.qemu import channels, hotplug, machine
+from kata.host.hypervisor.qemu import channels, hotplug, machine, migration
 from kata.host.hypervisor.qemu.options import InheritedFds, Option, render_argv
 from kata.host.hypervisor.qemu.qmp import Qmp, QmpBrokenError
-from kata.host.hypervisor.spec import BlockDevice, GuestStreams, NetworkDevice, VmSpec
+from kata.host.hypervisor.spec import (
+    BlockDevice,
+    GuestStreams,
+    LentFds,
+    NetworkDevice,
+    SharedFolder,
+    VmSpec,
+)
 
 _NSENTER = "/usr/bin/nsenter"  # of util-linux, which is essential
-_ABILITIES = frozenset({interface.HOTPLUG_NETWORK, interface.HOTPLUG_BLOCK})
+_ABILITIES = frozenset({interface.HOTPLUG_NETWORK, interface.HOTPLUG_BLOCK, interface.TEMPLATE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +35,14 @@ class ChannelFds:
     agent: int | None
     share: int | None
     vsock: int | None
+    memory: int | None = None
 
 
-def plan_options(spec: VmSpec, fds: ChannelFds) -> list[Option]:
+def plan_options(spec: VmSpec, fds: ChannelFds, *, restored: bool = False) -> list[Option]:
     """Return QEMU's whole command line, without the program."""
     options = machine.machine_options(spec)
+    options += machine.memory_options(spec, fds.memory)
+    options += machine.origin_options(spec, restored=restored)
     options += channels.monitor_options(fds.monitor)
     options += channels.console_options(fds.console)
     options += channels.agent_port_options(fds.agent, fds.agent_log)
@@ -52,11 +62,14 @@ class Qemu:
         self._qmp: Qmp | None = None
         self._ports = hotplug.RootPorts(0)
 
-    def start(self, spec: VmSpec, share_fd: int = -1, vsock_fd: int = -1) -> GuestStreams:
-        """Start the machine and return at once; the descriptors given are borrowed."""
+    def start(self, spec: VmSpec, lent: LentFds, *, restored: bool = False) -> GuestStreams:
+        """Start the machine and return at once; a ``restored`` one waits for its state."""
         inherited = InheritedFds()
         theirs: list[int] = []
         ours: list[int] = []
+
+        def inherit(fd: int) -> int | None:
+            return inherited.add(fd) if fd >= 0 else None
 
         def stream() -> tuple[int, int]:
             mine, other = socket.socketpair()
@@ -74,10 +87,11 @@ class Qemu:
                 console=console_number,
                 agent_log=log_number,
                 agent=agent_number,
-                share=inherited.add(share_fd) if share_fd >= 0 else None,
-                vsock=inherited.add(vsock_fd) if vsock_fd >= 0 else None,
+                share=inherit(lent.share),
+                vsock=inherit(lent.vsock),
+                memory=inherit(lent.memory),
             )
-            argv = render_argv(spec.binary, plan_options(spec, fds))
+            argv = render_argv(spec.binary, plan_options(spec, fds, restored=restored))
             if spec.netns_path:
                 # A machine that got out of its bounds is still in the pod's network only.
                 argv = [_NSENTER, f"--net={spec.netns_path}", "--", *argv]
@@ -121,6 +135,18 @@ class Qemu:
     def supports(self, ability: str) -> bool:
         """Return whether an optional ability is there."""
         return ability in _ABILITIES and self._ports.free() > 0
+
+    def save(self) -> bytes:
+        """Stop the machine for ever and return its state, without its memory."""
+        return migration.save(self._monitor())
+
+    def restore(self, state: bytes) -> None:
+        """Give a machine that was started for it its state, and let it run."""
+        migration.restore(self._monitor(), state)
+
+    def plug_share(self, share: SharedFolder, share_fd: int) -> None:
+        """Plug a shared folder in; ``share_fd`` is virtiofsd's socket, borrowed."""
+        hotplug.plug_share(self._monitor(), self._ports, share, share_fd)
 
     def plug_network(self, device: NetworkDevice) -> str:
         """Plug a network card in; returns its PCI path in the guest."""

@@ -1,4 +1,4 @@
-"""Plug devices into a running machine: network cards and disks behind PCI Express root ports."""
+"""Plug devices into a running machine, each behind a PCI Express root port of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 from kata.base.errors import Code, KataError
 from kata.host.hypervisor.qemu.machine import root_port_id
 from kata.host.hypervisor.qemu.qmp import Qmp
-from kata.host.hypervisor.spec import BlockDevice, NetworkDevice
+from kata.host.hypervisor.spec import BlockDevice, NetworkDevice, SharedFolder
 
 # A monitor command and its arguments.
 Command: TypeAlias = tuple[str, dict[str, object]]
@@ -77,6 +77,33 @@ def plug_network(qmp: Qmp, ports: RootPorts, device: NetworkDevice) -> str:
     )
 
 
+def plug_share(qmp: Qmp, ports: RootPorts, share: SharedFolder, fd: int) -> None:
+    """Plug a folder that virtiofsd serves on ``fd``, which is borrowed."""
+    backend = f"share-{share.tag}"
+    qmp.execute("getfd", {"fdname": backend}, fd=fd)
+    _plug(
+        qmp,
+        ports,
+        (
+            "chardev-add",
+            {
+                "id": backend,
+                "backend": {
+                    "type": "socket",
+                    "data": {"addr": {"type": "fd", "data": {"str": backend}}, "server": False},
+                },
+            },
+        ),
+        {
+            "driver": "vhost-user-fs-pci",
+            "id": f"fs-{share.tag}",
+            "chardev": backend,
+            "tag": share.tag,
+            "queue-size": share.queue_size,
+        },
+    )
+
+
 def plug_block(qmp: Qmp, ports: RootPorts, device: BlockDevice) -> str:
     """Plug a raw disk; returns the PCI path in the guest."""
     node = f"disk-{device.id}"
@@ -100,7 +127,7 @@ def unplug(qmp: Qmp, ports: RootPorts, device_id: str, timeout_s: float) -> None
     """Ask the guest to let go of a device, wait until it has, and drop what stands behind it."""
     backend = ports.backend(device_id)
     qmp.execute("device_del", {"id": device_id})
-    qmp.wait_event("DEVICE_DELETED", device_id, timeout_s)
+    qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout_s)
     ports.release(device_id)
     qmp.execute(*backend)
 
@@ -124,6 +151,8 @@ def _opposite(backend: Command) -> Command:
     command, arguments = backend
     if command == "netdev_add":
         return "netdev_del", {"id": arguments["id"]}
+    if command == "chardev-add":
+        return "chardev-remove", {"id": arguments["id"]}
     return "blockdev-del", {"node-name": arguments["node-name"]}
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from kata.host.hypervisor.qemu.options import Option, json_option
 from kata.host.hypervisor.spec import VmSpec
 
+# The name of the memory's object, by which the board finds it.
+_MEMORY = "ram"
+
 # Parts of q35 that no guest of ours has a driver for; each costs boot time when it is probed.
 _UNUSED_Q35 = ("sata=off", "smbus=off", "usb=off", "vmport=off", "hpet=off", "graphics=off")
 # Emulation keeps translated code in a buffer that may take 1 GiB when not told otherwise.
@@ -12,12 +15,8 @@ _ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
 
 
 def machine_options(spec: VmSpec) -> list[Option]:
-    """Plan the machine itself.
-
-    The guest's memory is a shared file, because virtiofsd maps it; QEMU unlinks the file at once
-    when it is given a folder, so a killed machine leaves none behind.
-    """
-    board = [spec.machine_type, "memory-backend=ram"]
+    """Plan the machine itself, without memory and kernel."""
+    board = [spec.machine_type, f"memory-backend={_MEMORY}"]
     if spec.machine_type == "q35":
         board += _UNUSED_Q35
     if spec.machine_options:
@@ -37,28 +36,55 @@ def machine_options(spec: VmSpec) -> list[Option]:
         ("-smp", str(spec.vcpus)),
         ("-m", f"{spec.memory_mib}M"),
         json_option(
-            "-object",
-            {
-                "qom-type": "memory-backend-file",
-                "id": "ram",
-                "size": spec.memory_mib << 20,
-                "mem-path": spec.memory_folder,
-                "share": True,
-            },
-        ),
-        ("-kernel", spec.kernel),
-        ("-initrd", spec.initrd),
-        ("-append", " ".join(spec.kernel_params)),
-        json_option(
             "-object", {"qom-type": "rng-random", "id": "rng", "filename": spec.entropy_source}
         ),
         json_option("-device", {"driver": "virtio-rng-pci", "id": "rng0", "rng": "rng"}),
     ]
+    if spec.reclaim:
+        options.append(
+            json_option(
+                "-device",
+                {"driver": "virtio-balloon-pci", "id": "balloon0", "free-page-reporting": True},
+            )
+        )
     if spec.firmware:
         options.append(("-bios", spec.firmware))
     if spec.seccomp:
         options.append(("-sandbox", spec.seccomp))
     return options
+
+
+def memory_options(spec: VmSpec, fd: int | None) -> list[Option]:
+    """Plan the guest's memory: a shared file, because virtiofsd maps it.
+
+    ``fd`` is the child's number of one that exists.  Without, QEMU makes one in the folder and
+    unlinks it at once.  Either way a killed machine leaves none behind.
+    """
+    path = spec.memory_folder if fd is None else f"/proc/self/fd/{fd}"
+    return [
+        json_option(
+            "-object",
+            {
+                "qom-type": "memory-backend-file",
+                "id": _MEMORY,
+                "size": spec.memory_mib << 20,
+                "mem-path": path,
+                "share": True,
+            },
+        )
+    ]
+
+
+def origin_options(spec: VmSpec, *, restored: bool) -> list[Option]:
+    """Plan where the guest begins: at its kernel, or where another machine stopped."""
+    if restored:
+        # Kernel and initrd are in the memory; without them QEMU starts faster and is smaller.
+        return [("-incoming", "defer")]
+    return [
+        ("-kernel", spec.kernel),
+        ("-initrd", spec.initrd),
+        ("-append", " ".join(spec.kernel_params)),
+    ]
 
 
 def root_port_options(count: int) -> list[Option]:

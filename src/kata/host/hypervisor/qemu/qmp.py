@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import array
+import collections
 import contextlib
 import json
 import socket
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from kata.base.errors import Code, KataError
+
+Message: TypeAlias = dict[str, Any]
+# Events that nobody waits for are forgotten when there are more.
+_KEPT_EVENTS = 64
 
 
 class QmpRefusedError(KataError):
@@ -29,6 +35,7 @@ class Qmp:
         self._lock = threading.Lock()
         self._buffer = b""
         self._greeted = False
+        self._events: collections.deque[Message] = collections.deque(maxlen=_KEPT_EVENTS)
 
     def execute(
         self,
@@ -50,16 +57,22 @@ class Qmp:
                 self._greeted = True
             return self._roundtrip(command, arguments or {}, fd, deadline)
 
-    def wait_event(self, name: str, device_id: str, timeout_s: float) -> None:
-        """Wait for an event that concerns ``device_id``."""
+    def wait_event(self, name: str, wanted: Callable[[Message], bool], timeout_s: float) -> Message:
+        """Wait for an event whose data are ``wanted``, and return them.
+
+        One that came before, unless it was asked for already, counts as well.
+        """
+
+        def matches(message: Message) -> bool:
+            return message.get("event") == name and wanted(message.get("data", {}))
+
         with self._lock:
-            self._read_message(
-                time.monotonic() + timeout_s,
-                lambda message: (
-                    message.get("event") == name
-                    and message.get("data", {}).get("device") == device_id
-                ),
-            )
+            for event in self._events:
+                if matches(event):
+                    self._events.remove(event)
+                    return event.get("data", {})  # type: ignore[no-any-return]
+            message = self._read_message(time.monotonic() + timeout_s, matches)
+        return message.get("data", {})  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection; QEMU goes on."""
@@ -82,7 +95,7 @@ class Qmp:
             raise QmpRefusedError(f"execute {command}: {answer['error'].get('desc')}")
         return answer["return"]
 
-    def _read_message(self, deadline: float, wanted: Any) -> dict[str, Any]:
+    def _read_message(self, deadline: float, wanted: Callable[[Message], bool]) -> Message:
         while True:
             line, separator, rest = self._buffer.partition(b"\n")
             if separator:
@@ -93,6 +106,8 @@ class Qmp:
                     raise QmpBrokenError(f"read monitor: {line[:80]!r} is no JSON") from error
                 if wanted(message):
                     return message  # type: ignore[no-any-return]
+                if "event" in message:
+                    self._events.append(message)
                 continue
             self._sock.settimeout(max(0.001, deadline - time.monotonic()))
             try:

@@ -1,0 +1,74 @@
+"""A guest that is about to be saved as a template, and one that was started from it.
+
+What is done before is done once for all copies; what must differ between them comes with the first
+request that a copy gets, before anything else runs in it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+
+from kata.guest import clock, entropy, files
+from kata.rpc.pb import template_pb2 as pb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from kata.guest.guest import Guest
+    from kata.rpc.server import Method
+
+# What nearly every sandbox needs sooner or later.
+_MODULES = ("virtiofs", "overlay", "virtio_net", "virtio_blk")
+
+
+class Template:
+    """The service of that name."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def methods(self) -> dict[str, Method]:
+        """Return the service's table."""
+        return {
+            "Prepare": (pb.PrepareRequest, self._prepare),
+            "Resume": (pb.ResumeRequest, self._resume),
+        }
+
+    def _prepare(self, _: pb.PrepareRequest) -> Message:
+        """Load what copies will need, and let go of what they will not."""
+        self._guest.wait_ready()
+        _load_code()
+        if self._guest.is_ours:
+            for name in _MODULES:
+                self._guest.modules.load(name)
+            files.control("/proc/sys/vm/drop_caches", "3")
+            files.control("/proc/sys/vm/compact_memory", "1")
+        gc.collect()
+        gc.freeze()
+        return pb.PrepareResponse()
+
+    def _resume(self, request: pb.ResumeRequest) -> Message:
+        seconds, rest_ns = divmod(request.time_ns, 1_000_000_000)
+        clock.set_time(seconds, rest_ns // 1000, self._guest)
+        entropy.reseed(request.seed)
+        return pb.ResumeResponse(time_ns=time.time_ns())
+
+
+def _load_code() -> None:
+    from kata.guest import (  # noqa: F401
+        copyfile,
+        crun,
+        devices,
+        forward,
+        network,
+        oom,
+        service,
+        stats,
+        storage,
+        stuck,
+        terminal,
+        users,
+        volumes,
+    )

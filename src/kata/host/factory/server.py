@@ -1,0 +1,189 @@
+"""The factory's loop: one thread, so that it can fork at any time.
+
+Each connection brings one message: a command of the shim to run in a fork, or a template to make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+from kata.base import fdpass
+from kata.base.errors import KataError, describe_error
+from kata.base.log import Logger
+from kata.config.load import load_config
+from kata.host.factory.fork import Request, run_request
+from kata.host.factory.launcher import RUN
+from kata.host.template.wish import WANT_TEMPLATE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# A peer that connects and says nothing is dropped after this.
+_SILENCE_S = 5.0
+# A template that could not be made is not tried again before.
+_RETRY_S = 600.0
+
+
+class Factory:
+    """Serves one listener until nobody has wanted anything for ``idle_s``."""
+
+    def __init__(self, listener: socket.socket, own_code: str, idle_s: float, log: Logger) -> None:
+        """``own_code`` tells installations apart: a launcher of another one is declined."""
+        self._listener = listener
+        self._own_code = own_code
+        self._idle_s = idle_s
+        self._log = log
+        self._peers: dict[int, tuple[socket.socket, float]] = {}
+        self._children: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self._wishes: dict[str, dict[str, Any]] = {}
+        self._failed: dict[str, float] = {}
+        self._builder = 0
+        self._poller = select.poll()
+        self._modules = _stamps()
+
+    def serve(self) -> None:
+        """Serve; returns in the factory itself when it is idle, never in a fork."""
+        self._poller.register(self._listener, select.POLLIN)
+        last = time.monotonic()
+        while True:
+            ready = self._poller.poll(self._timeout_ms(last))
+            if ready or self._builder:
+                last = time.monotonic()
+            elif not self._peers and time.monotonic() - last >= self._idle_s:
+                return
+            for fd, _ in ready:
+                self._handle(fd)
+            self._drop_silent()
+            self._build_next()
+            if self._modules != _stamps():
+                self._log.info("factory ends: its code was changed")
+                return
+
+    def _timeout_ms(self, last: float) -> float:
+        left_s = _SILENCE_S if self._peers else last + self._idle_s - time.monotonic()
+        return max(0.0, left_s) * 1000 + 1
+
+    def _handle(self, fd: int) -> None:
+        if fd == self._listener.fileno():
+            peer, _ = self._listener.accept()
+            self._peers[peer.fileno()] = (peer, time.monotonic())
+            self._poller.register(peer, select.POLLIN)
+        elif fd in self._peers:
+            self._receive(fd)
+        else:
+            pid, on_end = self._children.pop(fd)
+            self._poller.unregister(fd)
+            os.close(fd)
+            _, status = os.waitpid(pid, 0)
+            on_end(os.waitstatus_to_exitcode(status))
+
+    def _receive(self, fd: int) -> None:
+        peer, _ = self._peers.pop(fd)
+        self._poller.unregister(fd)
+        with peer:
+            try:
+                parts, fds = fdpass.receive(peer)
+                if parts[:1] == [RUN]:
+                    self._run(Request(parts, fds), peer)
+                elif parts[:1] == [WANT_TEMPLATE] and len(parts) == 2:
+                    self._note_wish(json.loads(parts[1]))
+            except (OSError, ValueError) as error:
+                self._log.warning("message not understood", reason=error)
+
+    def _run(self, request: Request, peer: socket.socket) -> None:
+        try:
+            if request.code != self._own_code or self._modules != _stamps():
+                return  # the launcher does it itself
+            self._fork(lambda: run_request(request, peer, _run_shim), lambda _: None, peer.fileno())
+        finally:
+            request.close()
+
+    def _fork(self, work: Callable[[], None], on_end: Callable[[int], None], *kept: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._forget(set(kept))
+                work()
+            finally:
+                os._exit(0)
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = (pid, on_end)
+        self._poller.register(pidfd, select.POLLIN)
+        return pid
+
+    def _forget(self, kept: set[int]) -> None:
+        """Close in a fork what is the factory's."""
+        for fd in (self._listener.fileno(), *self._peers, *self._children):
+            if fd not in kept:
+                os.close(fd)
+
+    def _note_wish(self, wish: dict[str, Any]) -> None:
+        self._wishes[json.dumps(wish, sort_keys=True)] = wish
+
+    def _build_next(self) -> None:
+        while self._wishes and not self._builder:
+            text, wish = next(iter(self._wishes.items()))
+            del self._wishes[text]
+            if time.monotonic() < self._failed.get(text, 0.0):
+                continue
+
+            def on_end(status: int, text: str = text) -> None:
+                self._builder = 0
+                if status != 0:
+                    self._failed[text] = time.monotonic() + _RETRY_S
+
+            self._builder = self._fork(partial(self._build, wish), on_end)
+
+    def _build(self, wish: dict[str, Any]) -> None:
+        """Make a template in this fork; ends it."""
+        from kata.base.processes import Spawner
+        from kata.host.factory.build import build_template, read_machine
+        from kata.host.factory.title import set_title
+
+        set_title([sys.executable, "-IS", sys.argv[0], "build-template"])
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.nice(19)
+        status = 1
+        try:
+            config = load_config(wish["config"], {})
+            build_template(read_machine(wish["machine"]), config, self._log, Spawner())
+            status = 0
+        except (KataError, OSError, KeyError, TypeError) as error:
+            self._log.warning("template not made", reason=describe_error(error))
+        os._exit(status)
+
+    def _drop_silent(self) -> None:
+        now = time.monotonic()
+        for fd, (peer, since) in list(self._peers.items()):
+            if now - since > _SILENCE_S:
+                self._poller.unregister(fd)
+                del self._peers[fd]
+                peer.close()
+
+
+def _run_shim() -> int:
+    from kata.host.shim.arguments import parse_arguments
+    from kata.host.shim.main import run
+
+    return run(parse_arguments(sys.argv[1:]))
+
+
+def _stamps() -> list[tuple[str, int]]:
+    """Return when the files of the loaded code were changed."""
+    stamps = []
+    for name, module in sorted(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if name.startswith("kata.") and path:
+            with contextlib.suppress(OSError):
+                stamps.append((path, os.stat(path).st_mtime_ns))
+    return stamps

@@ -1,0 +1,73 @@
+"""The node's factory and its templates, as tests see them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.containerd import Containerd
+
+FOLDER = Path("/run/vc/vm/template")
+PROGRAM = "kata-factory"
+LOG = Path("/run/kata/factory.log")
+# A machine boots in 3 s here, and a template waits for memory that the guest gives back.
+TIMEOUT_S = 90.0
+_IDS = itertools.count()
+
+
+def make_template(containerd: Containerd, *flags: str) -> str:
+    """Return the folder of the template for a kind of sandboxes, made if there was none."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not run_one(containerd, *flags):
+        assert time.monotonic() < deadline, LOG.read_text()
+        time.sleep(1.0)
+    return str(max(find_templates(), key=lambda path: (path / "template.json").stat().st_mtime_ns))
+
+
+def run_one(containerd: Containerd, *flags: str) -> bool:
+    """Run a container and return whether its machine was a copy."""
+    name = f"copy-{os.getpid()}-{next(_IDS)}"
+    containerd.run(name, "true", flags=flags)
+    return was_copy(containerd, name)
+
+
+def was_copy(containerd: Containerd, name: str) -> bool:
+    """Return whether a sandbox's machine was a copy of a template."""
+    line = next(line for line in containerd.log.splitlines() if _is_start(line, name))
+    found = re.search(r"copy=(\w+)", line)
+    assert found, line
+    return found[1] == "True"
+
+
+def find_templates() -> list[Path]:
+    """Return the folders of all templates."""
+    return [path for path in FOLDER.iterdir() if not path.name.startswith(".")]
+
+
+def find_factory() -> int:
+    """Return the factory's pid; 0 when there is none."""
+    return next((pid for pid, argv in _find_processes() if b"build-template" not in argv), 0)
+
+
+def find_builders() -> list[int]:
+    """Return the processes that make a template."""
+    return [pid for pid, argv in _find_processes() if b"build-template" in argv]
+
+
+def _find_processes() -> Iterator[tuple[int, list[bytes]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                argv = (entry / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+            except OSError:
+                continue  # it ended meanwhile
+            if len(argv) > 2 and argv[2].endswith(PROGRAM.encode()):
+                yield int(entry.name), argv
+
+
+def _is_start(line: str, name: str) -> bool:
+    return f"sandbox={name} " in line and 'msg="machine started"' in line
