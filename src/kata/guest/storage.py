@@ -7,6 +7,7 @@ as the sandbox (an emptyDir outlives the restart of a container).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -15,6 +16,7 @@ from kata.base import syscalls
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.mountoptions import mount, parse_options
 from kata.guest import mounthold
+from kata.guest.ports import Uevents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
     Prepare: TypeAlias = Callable[[Storage], None]
 
+# From the plugging in of a device to the end of its driver's probe; a loaded, emulated host takes
+# seconds.
+_DEVICE_TIMEOUT_S = 20.0
 CREATE_DIRECTORY = "io.katacontainers.volume.overlayfs.create_directory="
 
 
@@ -166,9 +171,27 @@ def check_mount_point(path: str) -> None:
 
 
 def _mount_virtiofs(storage: Storage) -> None:
+    """Mount a shared folder; its device may have been plugged in just now."""
     os.makedirs(storage.mount_point, exist_ok=True)
     options = parse_options(storage.options)
-    mount(storage.source, storage.mount_point, "virtiofs", options)
+    refusals: list[OSError] = []
+
+    def attempt() -> str | None:
+        try:
+            mount(storage.source, storage.mount_point, "virtiofs", options)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # what the driver says of a tag that no device has
+                raise
+            refusals.append(error)
+            return None
+        return storage.mount_point
+
+    uevents = Uevents()
+    try:
+        if uevents.wait_for(attempt, _DEVICE_TIMEOUT_S) is None:
+            raise refusals[-1]
+    finally:
+        uevents.close()
     mounthold.prepare()
 
 
