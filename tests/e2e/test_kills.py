@@ -106,19 +106,16 @@ def test_while_the_machine_boots(
     delete(containerd, box)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [QEMU, VIRTIOFSD])
 def test_while_a_copy_starts(
     containerd: Containerd, template: str, box: str, tmp_path: Path, part: str
 ) -> None:
-    client = begin_run(containerd, box, volume_flags(tmp_path), "sleep", "1000")
+    client = begin_run(containerd, box, volume_flags(tmp_path), "sh", "-c", "echo on; sleep 1000")
     wait_for(box, part)
     kill(box, part)
-    deadline = time.monotonic() + LIMIT_S
+    assert client.stdout is not None
     # A copy that fails is taken for a bad template, and another machine boots.
-    while client.poll() is None and containerd.status(box) != "RUNNING":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    if client.returncode is None:
+    if client.stdout.readline() == b"on\n":
         containerd.ctr("task", "kill", "-s", "KILL", box)
     client.communicate(timeout=LIMIT_S)
     assert client.returncode != 0

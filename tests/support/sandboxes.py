@@ -33,7 +33,12 @@ def wait_for(sandbox: str, program: str, timeout_s: float = 30.0) -> int:
 
 def kill(sandbox: str, program: str, signum: int = signal.SIGKILL) -> None:
     """Kill a program of a sandbox."""
-    os.kill(wait_for(sandbox, program), signum)
+    while True:
+        try:
+            os.kill(wait_for(sandbox, program), signum)
+        except ProcessLookupError:
+            continue  # a launcher, which has ended meanwhile
+        return
 
 
 def find_leftovers(sandbox: str, socket_path: str = "") -> list[str]:
