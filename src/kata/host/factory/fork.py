@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import sys
 
 from kata.base import fdpass, syscalls
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable, Sequence
 
+_SHUTDOWN_S = 5.0
 _ENTERED = {"mnt": syscalls.CLONE_NEWNS, "net": syscalls.CLONE_NEWNET}
 
 
@@ -64,8 +66,28 @@ def run_request(request: Request, answer: _socket.socket, run: Callable[[], int]
         parts.append(stream.buffer.getvalue())
     try:
         fdpass.send(answer, parts)
-    except OSError:
-        pass  # the launcher was killed
+        told = fdpass.receive(answer)[0] == [DONE]
+    except (OSError, ValueError):
+        told = False
+    if not told and status == 0:
+        _end_idle(parts[2].decode())
+
+
+def _end_idle(output: str) -> None:
+    """End the shim of a start whose launcher was killed, unless it has tasks already."""
+    from kata.rpc.client import Client
+    from kata.rpc.frame import Channel
+    from kata.rpc.pb import empty_pb2, task_pb2
+
+    path = output.partition("unix://")[2].partition('"')[0]
+    try:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)
+        client = Client(Channel.from_socket(sock))
+        request = task_pb2.ShutdownRequest()
+        client.call("containerd.task.v2.Task/Shutdown", request, empty_pb2.Empty, _SHUTDOWN_S)
+    except (OSError, KataError):
+        pass  # it has ended
 
 
 def _enter(request: Request) -> None:

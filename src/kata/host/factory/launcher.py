@@ -42,6 +42,13 @@ def hand_over(argv: list[str]) -> int | None:
         fds.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths)
         fdpass.send(sock, [RUN, _own_code(), _pack(argv), _pack(_environment())], [0, *fds])
         parts, _ = fdpass.receive(sock)
+        if len(parts) == 4 and parts[0] == DONE:
+            os.write(1, parts[2])
+            os.write(2, parts[3])
+            try:
+                fdpass.send(sock, [DONE])  # else the fork takes it back
+            except OSError:
+                pass  # it was killed; what it started is told all the same
     except (OSError, ValueError):
         return None
     finally:
@@ -50,8 +57,6 @@ def hand_over(argv: list[str]) -> int | None:
             os.close(fd)
     if len(parts) != 4 or parts[0] != DONE:
         return None
-    os.write(1, parts[2])
-    os.write(2, parts[3])
     return int(parts[1])
 
 
