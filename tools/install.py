@@ -13,7 +13,7 @@ import sys
 from tools import debian, launchers, venv
 from tools.demo import stop_demo
 from tools.setup import SHIPPED_CONFIGURATION, build_image
-from tools.steps import StepError, say, write_file
+from tools.steps import StepError, run, say, write_file
 
 PREFIX = "/opt/kata"
 VENV = f"{PREFIX}/venv"
@@ -21,6 +21,8 @@ MANIFEST = f"{PREFIX}/manifest"
 PROGRAMS = "/usr/local/bin"
 SHARE = "/usr/share/kata-containers"
 CACHE = "/var/cache/kata-image"
+# What the factory makes while the product is used.
+TEMPLATES = "/run/vc/vm/template"
 CONFIGURATION = "/usr/share/defaults/kata-containers/configuration.toml"
 
 
@@ -70,6 +72,9 @@ def remove() -> None:
         return
     with open(MANIFEST, encoding="utf-8") as file:
         paths = file.read().splitlines()
+    if os.access(f"{PROGRAMS}/kata-factory", os.X_OK):
+        run([f"{PROGRAMS}/kata-factory", "--end"])
+    shutil.rmtree(TEMPLATES, ignore_errors=True)
     for path in paths:
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)

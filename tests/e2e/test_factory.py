@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kata.host.template.wish import SOCKET
+from kata.host.template.address import SOCKET
 from tests.support.configuration import write_configuration
 from tests.support.containerd import Containerd
 from tests.support.factory import (
@@ -25,7 +26,7 @@ from tests.support.factory import (
     was_copy,
 )
 from tests.support.sandboxes import SHIM, find_pids
-from tools.setup import SHARE
+from tools.setup import BUILD, SHARE
 
 pytestmark = pytest.mark.vm
 
@@ -219,3 +220,15 @@ def test_a_message_of_another_kind_harms_nobody(template: str) -> None:
     silent = fdpass.connect(SOCKET)
     silent.close()
     assert find_factory() == pid
+
+
+def test_the_factory_ends_when_it_is_told(template: str) -> None:
+    wait_for_factory()
+    program = f"{BUILD}/bin/kata-factory"
+    subprocess.run([program, "--end"], check=True, timeout=10)
+    deadline = time.monotonic() + 10
+    while find_factory():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not Path(SOCKET).exists()
+    subprocess.run([program, "--end"], check=True, timeout=10)  # one that does not run

@@ -19,6 +19,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "PROGRAMS": "bin",
         "SHARE": "share",
         "CACHE": "cache",
+        "TEMPLATES": "templates",
         "CONFIGURATION": "defaults/kata/configuration.toml",
     }
     for name, path in paths.items():

@@ -11,7 +11,8 @@ import sys
 from kata.base import fdpass, syscalls
 from kata.base.errors import Code, KataError, describe_error
 from kata.host.factory import title
-from kata.host.factory.launcher import DONE, NAMESPACES, RUN
+from kata.host.factory.launcher import NAMESPACES
+from kata.host.template.address import DONE, RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,11 +24,10 @@ _ENTERED = {"mnt": syscalls.CLONE_NEWNS, "net": syscalls.CLONE_NEWNET}
 
 
 class Request:
-    """A command to run.  Owns the descriptors that came with it."""
+    """A command to run.  Borrows the descriptors that came with it."""
 
     def __init__(self, parts: Sequence[bytes], fds: Sequence[int]) -> None:
         """Raises ValueError for what is no such request."""
-        self.fds = tuple(fds)
         if len(parts) != 4 or parts[0] != RUN or len(fds) != 3 + len(NAMESPACES):
             raise ValueError("a request of another form")
         self.code = os.fsdecode(parts[1])
@@ -35,11 +35,6 @@ class Request:
         self.environ = dict(word.split("=", 1) for word in _unpack(parts[3]))
         self.stdin, self.folder, self.root = fds[:3]
         self.namespaces = dict(zip(NAMESPACES, fds[3:], strict=True))
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        for fd in self.fds:
-            os.close(fd)
 
 
 def run_request(request: Request, answer: _socket.socket, run: Callable[[], int]) -> None:
@@ -102,7 +97,6 @@ def _enter(request: Request) -> None:
         raise KataError("run here: another root", Code.FAILED_PRECONDITION)
     os.fchdir(request.folder)
     os.dup2(request.stdin, 0)
-    request.close()
     os.environ.clear()
     os.environ.update(request.environ)
     sys.argv[:] = request.argv

@@ -10,10 +10,8 @@ import os
 import sys
 
 from kata.base import fdpass
+from kata.host.template.address import DONE, RUN, SOCKET
 
-SOCKET = "/run/kata/factory.sock"
-RUN = b"run"
-DONE = b"done"
 # What must be the same for the factory's process to do what this one would: the last is compared,
 # the others are entered.
 NAMESPACES = ("mnt", "net", "pid")
@@ -42,22 +40,21 @@ def hand_over(argv: list[str]) -> int | None:
         fds.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths)
         fdpass.send(sock, [RUN, _own_code(), _pack(argv), _pack(_environment())], [0, *fds])
         parts, _ = fdpass.receive(sock)
-        if len(parts) == 4 and parts[0] == DONE:
-            os.write(1, parts[2])
-            os.write(2, parts[3])
-            try:
-                fdpass.send(sock, [DONE])  # else the fork takes it back
-            except OSError:
-                pass  # it was killed; what it started is told all the same
+        if len(parts) != 4 or parts[0] != DONE:
+            return None
+        os.write(1, parts[2])
+        os.write(2, parts[3])
+        try:
+            fdpass.send(sock, [DONE])  # else the fork takes it back
+        except OSError:
+            pass  # it was killed; what it started is told all the same
+        return int(parts[1])
     except (OSError, ValueError):
         return None
     finally:
         sock.close()
         for fd in fds:
             os.close(fd)
-    if len(parts) != 4 or parts[0] != DONE:
-        return None
-    return int(parts[1])
 
 
 def _own_code() -> bytes:

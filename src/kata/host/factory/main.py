@@ -14,10 +14,12 @@ from kata.base import fdpass
 from kata.base.errors import describe_error
 from kata.base.log import Logger
 from kata.host.factory import launcher, title
+from kata.host.template.address import END, SOCKET
 
 _USAGE = """\
-usage: kata-factory [--detach]
+usage: kata-factory [--detach | --end]
   --detach   go to the background, when requests can come
+  --end      end the factory that runs; sandboxes go on
 """
 _IDLE_S = 3600.0
 _BACKLOG = 256
@@ -27,6 +29,9 @@ _LOG = "/run/kata/factory.log"
 def main() -> int:
     """Run the factory; returns the exit status."""
     arguments = [word for word in sys.argv[1:] if word.strip()]
+    if arguments == ["--end"]:
+        end(SOCKET)
+        return 0
     if arguments not in ([], ["--detach"]):
         print(_USAGE, end="", file=sys.stderr)
         return 2
@@ -34,7 +39,7 @@ def main() -> int:
         # Once more, with room for the command lines of forks.
         os.execv(sys.executable, [sys.executable, "-IS", *sys.argv, title.PADDING])
     try:
-        listener = listen(launcher.SOCKET)
+        listener = listen(SOCKET)
     except OSError as error:
         print(f"kata-factory: {describe_error(error)}", file=sys.stderr)
         return 1
@@ -62,7 +67,7 @@ def serve(listener: socket.socket) -> None:
     log.info("factory ready")
     own_code = os.path.realpath(launcher.__file__)
     Factory(listener, own_code, _IDLE_S, log).serve()
-    os.unlink(launcher.SOCKET)
+    os.unlink(SOCKET)
 
 
 def listen(path: str) -> socket.socket | None:
@@ -84,6 +89,19 @@ def listen(path: str) -> socket.socket | None:
         os.umask(mask)
     sock.close()
     return None
+
+
+def end(path: str) -> None:
+    """End the factory that listens at ``path``; none is no error."""
+    try:
+        sock = fdpass.connect(path)
+    except OSError:
+        return
+    try:
+        fdpass.send(sock, [END])
+        fdpass.receive(sock)  # it hangs up when it has understood
+    finally:
+        sock.close()
 
 
 def _detach() -> None:

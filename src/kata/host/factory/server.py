@@ -1,6 +1,7 @@
 """The factory's loop: one thread, so that it can fork at any time.
 
-Each connection brings one message: a command of the shim to run in a fork, or a template to make.
+Each connection brings one message: a command of the shim to run in a fork, a template to make, or
+the wish that the factory ends.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from kata.base.errors import KataError, describe_error
 from kata.base.log import Logger
 from kata.config.load import load_config
 from kata.host.factory.fork import Request, run_request
-from kata.host.factory.launcher import RUN
-from kata.host.template.wish import WANT_TEMPLATE
+from kata.host.template.address import END, RUN, WANT_TEMPLATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Factory:
         self._builder = 0
         self._poller = select.poll()
         self._modules = _stamps()
+        self._ending = False
 
     def serve(self) -> None:
         """Serve; returns in the factory itself when it is idle, never in a fork."""
@@ -61,13 +62,15 @@ class Factory:
                 last = time.monotonic()
             elif not self._peers and time.monotonic() - last >= self._idle_s:
                 return
-            for fd, _ in ready:
-                self._handle(fd)
-            self._drop_silent()
-            self._build_next()
             if self._modules != _stamps():
                 self._log.info("factory ends: its code was changed")
                 return
+            for fd, _ in ready:
+                self._handle(fd)
+            if self._ending:
+                return
+            self._drop_silent()
+            self._build_next()
 
     def _timeout_ms(self, last: float) -> float:
         left_s = _SILENCE_S if self._peers else last + self._idle_s - time.monotonic()
@@ -90,6 +93,7 @@ class Factory:
     def _receive(self, fd: int) -> None:
         peer, _ = self._peers.pop(fd)
         self._poller.unregister(fd)
+        fds: list[int] = []
         with peer:
             try:
                 parts, fds = fdpass.receive(peer)
@@ -97,16 +101,17 @@ class Factory:
                     self._run(Request(parts, fds), peer)
                 elif parts[:1] == [WANT_TEMPLATE] and len(parts) == 2:
                     self._note_wish(json.loads(parts[1]))
+                elif parts == [END]:
+                    self._ending = True
             except (OSError, ValueError) as error:
                 self._log.warning("message not understood", reason=error)
+            finally:
+                for number in fds:
+                    os.close(number)
 
     def _run(self, request: Request, peer: socket.socket) -> None:
-        try:
-            if request.code != self._own_code or self._modules != _stamps():
-                return  # the launcher does it itself
+        if request.code == self._own_code:  # else the launcher does it itself
             self._fork(lambda: run_request(request, peer, _run_shim), lambda _: None, peer.fileno())
-        finally:
-            request.close()
 
     def _fork(self, work: Callable[[], None], on_end: Callable[[int], None], *kept: int) -> int:
         pid = os.fork()

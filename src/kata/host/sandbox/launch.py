@@ -31,7 +31,7 @@ def launch_machine(
     """
     machine = Machine(context)
     take(machine)
-    found = find_template(context, spec)
+    found = _find_template(context, spec)
     if found is not None:
         key, template = found
         try:
@@ -51,7 +51,7 @@ def launch_machine(
     machine.boot(spec, shared)
 
 
-def find_template(context: MachineContext, spec: VmSpec) -> tuple[str, Template] | None:
+def _find_template(context: MachineContext, spec: VmSpec) -> tuple[str, Template] | None:
     """Return the template for a machine with its key.  One that was spoilt is gone then."""
     if not _can_be_copied(context.config, spec):
         return None

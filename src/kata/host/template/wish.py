@@ -12,14 +12,13 @@ from collections.abc import Mapping
 
 from kata.base import fdpass
 from kata.base.errors import Code, KataError
+from kata.host.template.address import SOCKET, WANT_TEMPLATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
 
-SOCKET = "/run/kata/factory.sock"
 PROGRAM = "kata-factory"
-WANT_TEMPLATE = b"template"
 
 
 def wish_template(config_path: str, machine: Mapping[str, object]) -> None:

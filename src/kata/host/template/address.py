@@ -1,0 +1,9 @@
+"""Where the factory listens, and the words of the messages that it takes.  Imports nothing."""
+
+from __future__ import annotations
+
+SOCKET = "/run/kata/factory.sock"
+RUN = b"run"
+DONE = b"done"
+WANT_TEMPLATE = b"template"
+END = b"end"
