@@ -226,3 +226,27 @@ def test_what_was_never_started_has_no_output_to_wait_for() -> None:
     process.finish(137)
     process.drain()
     assert io.asked == ["drain"]
+
+
+def test_an_end_is_known_when_the_output_was_passed_on() -> None:
+    """Clients such as ctr close their side of the streams when Wait is answered."""
+
+    class EndedAgent(Agent):
+        def __init__(self) -> None:
+            pass
+
+        def wait_process(self, container_id: str, exec_id: str) -> int:
+            return 7
+
+    states: list[State] = []
+    told = threading.Event()
+    io = SlowIo()
+    process = Process("c1", "", io, Logger(len))
+    io.drain = lambda: states.append(process.state)  # type: ignore[method-assign]
+    process.start(EndedAgent(), lambda: None)
+    before_ns = time.time_ns()
+    process.follow(EndedAgent(), lambda _: told.set())
+    assert told.wait(5)
+    assert states == [State.RUNNING]
+    assert (process.state, process.exit_status) == (State.STOPPED, 7)
+    assert before_ns <= process.exited_at_ns <= time.time_ns()

@@ -126,14 +126,14 @@ class Process:
         """Return when the process has ended and its status is known."""
         self._exited.wait()
 
-    def finish(self, status: int) -> bool:
-        """Note the end; returns False when it was known already."""
+    def finish(self, status: int, exited_at_ns: int = 0) -> bool:
+        """Note the end, now or at ``exited_at_ns``; returns False when it was known already."""
         with self._lock:
             if self._state is State.STOPPED:
                 return False
             self._state = State.STOPPED
             self.exit_status = status
-            self.exited_at_ns = time.time_ns()
+            self.exited_at_ns = exited_at_ns or time.time_ns()
         self._exited.set()
         return True
 
@@ -153,5 +153,8 @@ class Process:
             self._log.info("process lost", container=self.container_id, error=str(error))
             status = EXIT_LOST
             self.lost = True
-        if self.finish(status):
+        ended_at_ns = time.time_ns()
+        # Clients take the end for the end of the output as well: ctr closes its ends of the FIFOs.
+        self.drain()
+        if self.finish(status, ended_at_ns):
             on_exit(self)

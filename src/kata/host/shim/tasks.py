@@ -300,8 +300,6 @@ class Tasks:
         )
         # containerd's rule: the start is told before the end, and execs end before their container.
         process.start_told.wait(_TELL_S)
-        # Clients take the end for the end of the output as well.
-        process.drain()
         if not process.exec_id:
             self._wait_execs(process.container_id)
         self._publisher.publish(
