@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.containerd import Containerd
-from tests.support.factory import make_template
+from tests.support.factory import end_factory, make_template
 from tests.support.leaks import assert_nothing_new, take_inventory
 from tests.support.sandboxes import assert_gone
 from tools import busybox_image
@@ -27,6 +27,7 @@ def image_archive(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def containerd(image_archive: str) -> Iterator[Containerd]:
     """Debian's containerd, running, with the busybox image."""
+    end_factory()
     before = take_inventory()
     with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
         daemon = Containerd(Path(folder))

@@ -52,7 +52,7 @@ def arguments_address(pid: int) -> int:
     return int(fields[_ARG_START - 3])
 
 
-def end_factory() -> None:
+def kill_factory() -> None:
     pid = find_factory()
     if pid:
         os.kill(pid, signal.SIGKILL)
@@ -180,12 +180,12 @@ def test_templates_that_cannot_be_kept_cost_nothing_but_time(
 
 
 def test_a_killed_factory_is_not_missed(containerd: Containerd, template: str, box: str) -> None:
-    end_factory()
+    kill_factory()
     assert containerd.exec(box, "echo", "on").stdout == b"on\n"
     assert Path(SOCKET).exists()
     assert run_one(containerd)  # without a factory templates are used all the same
     wait_for_factory()  # which the sandbox has started
-    end_factory()
+    kill_factory()
     for folder in find_templates():
         os.truncate(folder / "memory", 4096)
     assert not run_one(containerd)
@@ -204,7 +204,7 @@ def test_a_factory_killed_while_it_makes_a_template_leaves_no_half_of_one(
         time.sleep(0.05)
     for pid in builders:
         os.kill(pid, signal.SIGKILL)
-    end_factory()
+    kill_factory()
     assert make_template(containerd)
 
 

@@ -15,6 +15,7 @@ from tests.support.cri import servers_image
 from tests.support.cri.bed import Node, make_node
 from tests.support.cri.client import Cri
 from tests.support.cri.pods import Container, Pod
+from tests.support.factory import end_factory
 from tests.support.leaks import assert_nothing_new, take_inventory
 from tests.support.sandboxes import assert_gone
 
@@ -27,6 +28,7 @@ PodMaker = Callable[..., Pod]
 @pytest.fixture(scope="session")
 def node() -> Iterator[Node]:
     """A node with containerd, a network and images."""
+    end_factory()
     before = take_inventory() | list_rules() | list_namespaces()
     with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
         with make_node(Path(folder)) as node:

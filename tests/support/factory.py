@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.containerd import Containerd
+from tools.setup import BUILD
 
 FOLDER = Path("/run/vc/vm/template")
 PROGRAM = "kata-factory"
@@ -17,6 +19,11 @@ LOG = Path("/run/kata/factory.log")
 # A machine boots in 3 s here, and a template waits for memory that the guest gives back.
 TIMEOUT_S = 90.0
 _IDS = itertools.count()
+
+
+def end_factory() -> None:
+    """End the factory that runs: it may be another checkout's, which declines this one's shims."""
+    subprocess.run([f"{BUILD}/bin/{PROGRAM}", "--end"], check=True, timeout=10)
 
 
 def make_template(containerd: Containerd, *flags: str) -> str:
