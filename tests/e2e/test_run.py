@@ -96,18 +96,21 @@ def test_read_only_mount_is_read_only(
     assert os.listdir(tmp_path) == []
 
 
-def test_read_only_below_as_well(containerd: Containerd, name: str, tmp_path: Path) -> None:
+def test_read_only_and_what_is_mounted_below(
+    containerd: Containerd, name: str, tmp_path: Path
+) -> None:
+    """As on a host: ``ro`` is for the mount alone, ``rro`` for those below as well."""
     below = tmp_path / "below"
     below.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(below)], check=True)
     try:
-        # The guest sees the folder as one file system, so both say the same.
-        for option in ("ro", "rro"):
+        for option, refused in (("ro", 1), ("rro", 2)):
             mount = f"type=bind,src={tmp_path},dst=/mnt,options=rbind:{option}"
-            script = "touch /mnt/x; touch /mnt/below/x"
+            script = f"touch /mnt/x; touch /mnt/below/{option}"
             done = containerd.run(name, "sh", "-c", script, flags=["--mount", mount], check=False)
-            assert done.stderr.count(b"Read-only file system") == 2
-        assert os.listdir(below) == []
+            assert done.stderr.count(b"Read-only file system") == refused, done.stderr
+        assert os.listdir(below) == ["ro"]
+        assert os.listdir(tmp_path) == ["below"]
     finally:
         subprocess.run(["umount", "-l", str(below)], check=True)
 

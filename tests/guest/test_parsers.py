@@ -9,7 +9,7 @@ import pytest
 from kata.base.errors import Code, KataError
 from kata.guest import metrics, oom, states, stats
 from kata.guest.init import parse_options
-from kata.guest.modules import parse_list
+from kata.guest.modules import Modules, parse_list
 from kata.guest.reaper import exit_status
 from kata.guest.states import StateMachine
 
@@ -121,8 +121,8 @@ def test_meminfo_names() -> None:
 
 def test_module_list() -> None:
     entries = parse_list(
-        "virtio /lib/modules/virtio.ko - boot\n"
-        "virtio-pci /lib/modules/virtio_pci.ko virtio,virtio-ring boot\n"
+        "virtio /lib/modules/virtio.ko - boot -\n"
+        "virtio-pci /lib/modules/virtio_pci.ko virtio,virtio-ring boot -\n"
     )
     assert list(entries) == ["virtio", "virtio_pci"]
     assert entries["virtio_pci"].dependencies == ["virtio", "virtio_ring"]
@@ -137,6 +137,15 @@ def test_module_list_of_the_image_builder() -> None:
     entries = parse_list(render_list(modules))
     assert entries["b"].dependencies == ["a"]
     assert entries["b"].path.endswith("/b.ko")
+
+
+def test_modules_are_found_by_what_the_kernel_calls_them(tmp_path: Path) -> None:
+    file = tmp_path / "modules.list"
+    file.write_text("veth /lib/modules/veth.ko - demand rtnl_link_veth,netdev-veth\n")
+    modules = Modules(str(file))
+    for name in ("veth", "rtnl-link-veth", "netdev_veth"):
+        assert modules.resolve(name) == "veth"
+    assert modules.resolve("net-pf-4") == "net_pf_4"
 
 
 def test_command_line() -> None:

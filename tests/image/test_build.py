@@ -135,6 +135,7 @@ def test_imports_of_the_hosts_code_are_refused(tmp_path: Path) -> None:
         (tmp_path / "kata" / name / "__init__.py").touch()
     (tmp_path / "kata/__init__.py").touch()
     (tmp_path / "kata/guest/init.py").write_text("import kata.host\n")
+    (tmp_path / "kata/guest/modprobe.py").touch()
     with pytest.raises(KataError, match=r"ship kata\.host: the guest has only kata\.base, "):
         build(tmp_path / "out", kata_root=str(tmp_path))
     assert [path.name for path in (tmp_path / "out/versions").iterdir()] == [".lock"]

@@ -43,9 +43,18 @@ def test_dependencies_come_first_and_share_the_stage() -> None:
 def test_the_guests_list() -> None:
     chosen = modules.select_modules(FILES, BUILTIN, {"virtio_ring": "boot"})
     assert modules.render_list(chosen) == (
-        "virtio /lib/modules/virtio.ko - boot\n"
-        "virtio_ring /lib/modules/virtio_ring.ko virtio boot\n"
+        "virtio /lib/modules/virtio.ko - boot -\n"
+        "virtio_ring /lib/modules/virtio_ring.ko virtio boot -\n"
     )
+
+
+def test_the_names_under_which_the_kernel_asks() -> None:
+    info = (
+        b"\0alias=rtnl-link-veth\0alias=pci:v00001AF4d*\0alias=netdev-veth\0alias=rtnl-link-veth\0"
+    )
+    assert modules.parse_aliases(info) == ("netdev_veth", "rtnl_link_veth")
+    made = modules.Module("veth", "demand", (), b"", modules.parse_aliases(info))
+    assert modules.render_list([made]).endswith(" - demand netdev_veth,rtnl_link_veth\n")
 
 
 def test_what_is_missing_is_named_with_who_needs_it() -> None:

@@ -94,6 +94,20 @@ def test_privileged_is_the_guests_privilege(make_pod: PodMaker) -> None:
     assert container.sh("cat /proc/sys/kernel/random/boot_id") != _boot_id()
 
 
+def test_networks_inside_a_container(make_pod: PodMaker, servers: str) -> None:
+    """The guest's kernel gets what a container's own network needs when it is asked for."""
+    pod = make_pod()
+    rights = {"add_capabilities": ["NET_ADMIN", "NET_RAW"]}
+    links = "brctl addbr b0; ip link add v0 type veth peer name v1; ip link set v0 master b0"
+    told = pod.output(
+        "sh", "-c", f"{links}; ip -o link | grep -o ' v0[^ ]* .*master b0'", capabilities=rights
+    )
+    assert "master b0" in told
+    nat = "iptables -t nat -A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE && iptables -t nat -S"
+    told = pod.output("sh", "-c", f"{nat} 2>&1", image=servers, capabilities=rights)
+    assert "-A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE" in told
+
+
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 

@@ -69,6 +69,19 @@ def test_a_read_only_folder(pod: Pod, folder: Path) -> None:
     assert not (folder / "y").exists()
 
 
+def test_a_read_only_folder_with_a_mount_below(pod: Pod, folder: Path) -> None:
+    (folder / "below").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder / "below")], check=True)
+    try:
+        container = pod.run(**volume(folder, readonly=True))
+        told = container.sh("touch /data/x 2>&1; touch /data/below/x && echo written")
+        assert told.count("Read-only file system") == 1
+        assert told.endswith("written")
+        assert (folder / "below" / "x").exists()
+    finally:
+        subprocess.run(["umount", "-l", str(folder / "below")], check=True)
+
+
 def test_a_file(pod: Pod, folder: Path) -> None:
     (folder / "file").write_text("one\n")
     container = pod.run(**volume(folder / "file", "/etc/given"))

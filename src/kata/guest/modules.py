@@ -1,8 +1,9 @@
 """Kernel modules, by the list that the image builder wrote.
 
-A line of the list is ``name path dependencies stage``: stage is ``boot`` (needed to reach the host)
-or ``demand`` (loaded when something needs it), dependencies are names joined by commas, or ``-``.
-A guest whose kernel has everything built in has no list.
+A line of the list is ``name path dependencies stage aliases``.  The stage is ``boot`` (needed to reach
+the host) or ``demand`` (loaded when something needs it); dependencies and aliases, the names under
+which the kernel asks for a module, are joined by commas, or ``-``.  A guest whose kernel has
+everything built in has no list.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ class Modules:
         with self._lock:
             self._load(_plain(name), "")
 
+    def resolve(self, name: str) -> str:
+        """Return the name of the module that has ``name`` or has it for an alias."""
+        plain = _plain(name)
+        return next(
+            (known for known, entry in self._entries.items() if plain in entry.aliases), plain
+        )
+
     def probe(self, name: str, parameters: str) -> None:
         """Load a module that the host asks for.  Raises NOT_FOUND for one that does not exist."""
         with self._lock:
@@ -67,22 +75,26 @@ class Modules:
 class Entry:
     """One line of the list."""
 
-    __slots__ = ("dependencies", "path", "stage")
+    __slots__ = ("aliases", "dependencies", "path", "stage")
 
-    def __init__(self, path: str, dependencies: list[str], stage: str) -> None:
+    def __init__(self, path: str, dependencies: list[str], stage: str, aliases: list[str]) -> None:
         self.path = path
         self.dependencies = dependencies
         self.stage = stage
+        self.aliases = aliases
 
 
 def parse_list(text: str) -> dict[str, Entry]:
     """Parse the list; the order of the lines is kept.  Raises ValueError for a broken line."""
     entries = {}
     for line in text.splitlines():
-        name, path, dependencies, stage = line.split()
-        names = [] if dependencies == "-" else dependencies.split(",")
-        entries[_plain(name)] = Entry(path, [_plain(item) for item in names], stage)
+        name, path, dependencies, stage, aliases = line.split()
+        entries[_plain(name)] = Entry(path, _names(dependencies), stage, _names(aliases))
     return entries
+
+
+def _names(field: str) -> list[str]:
+    return [] if field == "-" else [_plain(item) for item in field.split(",")]
 
 
 def _plain(name: str) -> str:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 DATA_FOLDER = os.path.join(os.path.dirname(__file__), "data")
 # The agent's half of the system; the host's stays outside of the guest.
 SHIPPED = ("base", "rpc", "oci", "guest")
-START_MODULE = "kata.guest.init"
+# What /init and modprobe run.
+START_MODULES = ("kata.guest.init", "kata.guest.modprobe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,9 @@ def find_sources(kata_root: str = "") -> Sources:
     Raises KataError when there is no agent.
     """
     root = kata_root or os.path.dirname(os.path.abspath(next(iter(kata.__path__))))
-    if not os.path.exists(os.path.join(root, START_MODULE.replace(".", "/") + ".py")):
-        raise KataError(f"find agent: no module {START_MODULE} below {root}", Code.NOT_FOUND)
+    for module in START_MODULES:
+        if not os.path.exists(os.path.join(root, module.replace(".", "/") + ".py")):
+            raise KataError(f"find agent: no module {module} below {root}", Code.NOT_FOUND)
     spec = importlib.util.find_spec("google._upb._message")
     if spec is None or spec.origin is None:
         raise KataError("find protobuf: its C core google._upb is not there", Code.NOT_FOUND)

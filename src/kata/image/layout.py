@@ -50,12 +50,13 @@ FILES = {
 # The kernel opens /dev/console for PID 1 before anything can mount devtmpfs.
 DEVICES = {"dev/console": ((5, 1), 0o600), "dev/null": ((1, 3), 0o666)}
 
-INIT = """\
+# What runs Python in the guest: /init, and what the kernel runs when it wants a module.
+SCRIPT = """\
 #!/usr/bin/python3 -IS
 import sys
 sys.path[:] = ["{own}", "{stdlib}", "{stdlib}/lib-dynload"]
-from kata.guest.init import main
-sys.exit(main())
+from kata.guest.{module} import main
+sys.exit(main({arguments}))
 """
 
 
@@ -69,8 +70,14 @@ def base_entries(stdlib: str) -> list[cpio.Entry]:
             cpio.character_device_entry(name, device, mode)
             for name, (device, mode) in DEVICES.items()
         ),
-        cpio.file_entry("init", INIT.format(own=OWN_FOLDER, stdlib=stdlib).encode(), 0o755),
+        _script_entry("init", stdlib, "init", ""),
+        _script_entry("usr/bin/modprobe", stdlib, "modprobe", "sys.argv[1:]"),
     ]
+
+
+def _script_entry(name: str, stdlib: str, module: str, arguments: str) -> cpio.Entry:
+    text = SCRIPT.format(own=OWN_FOLDER, stdlib=stdlib, module=module, arguments=arguments)
+    return cpio.file_entry(name, text.encode(), 0o755)
 
 
 def module_entries(modules: Iterable[Module], rendered_list: str) -> list[cpio.Entry]:

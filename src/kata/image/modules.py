@@ -34,6 +34,7 @@ class Module:
     stage: str
     depends: tuple[str, ...]
     data: bytes
+    aliases: tuple[str, ...] = ()
 
 
 def module_name(path: str) -> str:
@@ -82,7 +83,7 @@ def select_modules(
         depends = tuple(item for item in parse_depends(data) if item not in builtin)
         for item in depends:
             add(item, stage, (*chain, name))
-        chosen[name] = Module(name, stage, depends, data)
+        chosen[name] = Module(name, stage, depends, data, parse_aliases(data))
 
     for stage in STAGES:
         for name in sorted(name for name, its_stage in wanted.items() if its_stage == stage):
@@ -91,10 +92,10 @@ def select_modules(
 
 
 def render_list(modules: Iterable[Module]) -> str:
-    """Render the guest's list: ``name path dependencies stage`` a line, ``-`` for none."""
+    """Render the guest's list, a line for each module (see kata.guest.modules)."""
     lines = (
         f"{module.name} /lib/modules/{module.name}.ko {','.join(module.depends) or '-'} "
-        f"{module.stage}\n"
+        f"{module.stage} {','.join(module.aliases) or '-'}\n"
         for module in modules
     )
     return "".join(lines)
@@ -129,6 +130,16 @@ def without_signature(data: bytes) -> bytes:
     if start < 0:
         raise KataError("read kernel module: signature is longer than the file", Code.DATA_LOSS)
     return data[:start]
+
+
+def parse_aliases(module: bytes) -> tuple[str, ...]:
+    """Return the plain names in the ``alias=`` entries of a module's .modinfo section.
+
+    Patterns are for the buses' devices, whose drivers the agent loads itself.
+    """
+    found = re.findall(rb"\0alias=([^\0]*)(?=\0)", module)
+    names = (name.decode().replace("-", "_") for name in found if not re.search(rb"[:*?\[,]", name))
+    return tuple(sorted(set(names)))
 
 
 def parse_depends(module: bytes) -> tuple[str, ...]:

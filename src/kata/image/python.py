@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kata.base.errors import Code, KataError
 from kata.image import cpio, elf, freeze
-from kata.image.inputs import SHIPPED, START_MODULE, Recipe, Sources
+from kata.image.inputs import SHIPPED, START_MODULES, Recipe, Sources
 from kata.image.layout import OWN_FOLDER, library_entries
 from kata.image.packages import resolve_file
 
@@ -68,7 +68,7 @@ def python_entries(
         interpreter,
         {
             "roots": [scratch + interpreter.stdlib, site, sources.kata_root],
-            "start": [START_MODULE, *GOOGLE_MODULES, *recipe.include],
+            "start": [*START_MODULES, *GOOGLE_MODULES, *recipe.include],
             "eager": ["kata"],
             "exclude": list(recipe.exclude),
             "output": output,

@@ -1,4 +1,4 @@
-"""An image with real servers: Debian's smallest root file system, nginx, dnsmasq and inotifywait.
+"""An image with real servers: Debian's smallest root file system, nginx, dnsmasq, and some tools.
 
 Making it takes half a minute, so it is kept in the cache of downloads.
 """
@@ -23,7 +23,7 @@ COMMAND = (
     "mmdebstrap",
     "--quiet",
     "--variant=essential",
-    "--include=nginx-light,inotify-tools,dnsmasq-base",
+    "--include=nginx-light,inotify-tools,dnsmasq-base,iptables",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/man/*",

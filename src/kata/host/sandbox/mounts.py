@@ -117,6 +117,10 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
             )
         )
         mount["source"] = f"{layout.GUEST_FOLDER}/{name}"
+        if "ro" in options and (facts.mounts_below or shared[-1].follows):
+            # As on a host, what is mounted below stays as it is.  In the guest a mount that appears
+            # below a read-only one is so too, so here the host alone refuses writing.
+            mount["options"] = [option for option in options if option != "ro"]
     return MountPlan(tuple(shared), tuple(storages), tuple(watched))
 
 

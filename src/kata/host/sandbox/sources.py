@@ -42,6 +42,8 @@ class Source:
     device: tuple[int, int] = (0, 0)
     # Whether it is a volume that is copied, and again when it changes.
     watched: bool = False
+    # Whether something is mounted beneath it.
+    mounts_below: bool = False
     # Whether it is in memory (tmpfs); what follows is told of those only.
     memory: bool = False
     size_bytes: int = 0
@@ -64,12 +66,15 @@ def probe_source(path: str) -> Source:
         return Source(exists=True, watched=True)
     special = _SPECIAL.get(stat.S_IFMT(facts.st_mode), "")
     mounts = mountinfo.list_mounts()
-    own = mountinfo.find_mount_of(os.path.realpath(path), mounts)
+    place = os.path.realpath(path)
+    own = mountinfo.find_mount_of(place, mounts)
+    below = any(mount.point.startswith(place.rstrip("/") + "/") for mount in mounts)
     if special or own is None or own.fstype != "tmpfs":
         device = (os.major(facts.st_rdev), os.minor(facts.st_rdev))
-        return Source(exists=True, special=special, device=device)
+        return Source(exists=True, special=special, device=device, mounts_below=below)
     return Source(
         exists=True,
+        mounts_below=below,
         memory=True,
         size_bytes=space.f_blocks * space.f_frsize,
         mode=stat.S_IMODE(facts.st_mode),
