@@ -1,7 +1,7 @@
 """modprobe(8) for the guest's kernel, which runs it when a program asks for what is not loaded.
 
-``/sbin/modprobe -q -- NAME``, where NAME is a module's name or one of its aliases.  Modules that the
-image lacks stay unknown, as on any machine.
+``/sbin/modprobe -q -- NAME``, where NAME is a module's name or one of its aliases.  Modules that
+the image lacks stay unknown, as on any machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Kernel modules, by the list that the image builder wrote.
 
-A line of the list is ``name path dependencies stage aliases``.  The stage is ``boot`` (needed to reach
-the host) or ``demand`` (loaded when something needs it); dependencies and aliases, the names under
-which the kernel asks for a module, are joined by commas, or ``-``.  A guest whose kernel has
+A line of the list is ``name path dependencies stage aliases``.  The stage is ``boot`` (needed to
+reach the host) or ``demand`` (loaded when something needs it); dependencies and aliases, the names
+under which the kernel asks for a module, are joined by commas, or ``-``.  A guest whose kernel has
 everything built in has no list.
 """
 
