@@ -24,8 +24,14 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[AgentProcess]:
-    with running_agent(tmp_path / "agent.log") as agent:
+def runtime() -> str:
+    """What starts processes in containers: the agent itself, or crun, which modules ask for."""
+    return "native"
+
+
+@pytest.fixture
+def agent(tmp_path: Path, runtime: str) -> Iterator[AgentProcess]:
+    with running_agent(tmp_path / "agent.log", runtime) as agent:
         yield agent
 
 

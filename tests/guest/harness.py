@@ -49,10 +49,17 @@ exec "$@"
 """
 
 
+def is_forker(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "kata-forker\n"
+    except OSError:
+        return False
+
+
 class AgentProcess:
     """A running agent and its log."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, runtime: str) -> None:
         self.address = f"@kata-agent-test-{os.getpid()}-{time.monotonic_ns()}"
         self._log = log
         environment = {
@@ -60,6 +67,7 @@ class AgentProcess:
             "PYTHONPATH": os.pathsep.join([str(SOURCES), *sys.path]),
             "KATA_AGENT_SERVER_ADDR": f"unix://{self.address}",
             "KATA_AGENT_LOG_LEVEL": "debug",
+            "KATA_AGENT_RUNTIME": runtime,
         }
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -92,10 +100,11 @@ class AgentProcess:
         return Path(f"/proc/{self.pid}/root/{inside.lstrip('/')}")
 
     def children(self) -> list[int]:
+        """Return the processes that the agent is the parent of, but for the one that forks."""
         found = []
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             found += [int(word) for word in (task / "children").read_text().split()]
-        return found
+        return [pid for pid in found if not is_forker(pid)]
 
     def mounts(self) -> list[str]:
         lines = Path(f"/proc/{self.pid}/mounts").read_text().splitlines()
@@ -279,8 +288,8 @@ class Host:
 
 
 @contextlib.contextmanager
-def running_agent(log: Path) -> Iterator[AgentProcess]:
-    agent = AgentProcess(log)
+def running_agent(log: Path, runtime: str = "native") -> Iterator[AgentProcess]:
+    agent = AgentProcess(log, runtime)
     try:
         yield agent
     finally:

@@ -18,6 +18,12 @@ CAP_NET_RAW = 1 << 13
 CAP_SYS_TIME = 1 << 25
 
 
+@pytest.fixture(params=["native", "crun"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Both: what can be seen of a process is the same."""
+    return str(request.param)
+
+
 @pytest.fixture
 def box(host: Host) -> str:
     """A container that waits."""

@@ -11,6 +11,12 @@ from kata.rpc.client import RpcError
 from tests.guest.harness import Host
 
 
+@pytest.fixture(params=["native", "crun"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Both: what can be seen of a process is the same."""
+    return str(request.param)
+
+
 def test_terminal_of_a_container(host: Host) -> None:
     host.run("c1", "sh", "-c", "tty; stty size; read line; echo got $line", terminal=True)
     assert "/dev/pts/0" in host.read_until("\n", "c1")

@@ -33,8 +33,10 @@ UMOUNT_NOFOLLOW = 8
 
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
@@ -48,9 +50,11 @@ RB_AUTOBOOT = 0x01234567
 _SYS_FINIT_MODULE = 313  # x86_64
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
+_SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 _OPEN_TREE_CLONE = 1
+_CLOSE_RANGE_CLOEXEC = 4
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -107,6 +111,12 @@ def pivot_root(new_root: str, put_old: str) -> None:
 def prctl(option: int, argument: int) -> None:
     """Call prctl(2) with one number."""
     _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0), f"prctl {option}")
+
+
+def close_at_exec(first: int) -> None:
+    """Let no descriptor from ``first`` on outlive an exec (close_range(2), Linux 5.11)."""
+    flags = _CLOSE_RANGE_CLOEXEC
+    _check(_libc.syscall(_SYS_CLOSE_RANGE, first, 0xFFFFFFFF, flags), "close_range")
 
 
 def reboot(command: int) -> None:

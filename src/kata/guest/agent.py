@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from kata.base.log import Logger
+    from kata.guest.forker import Forker
     from kata.guest.guest import Guest
     from kata.guest.reaper import Reaper
     from kata.guest.runtime import Runtime
@@ -44,8 +45,12 @@ class AgentChannel(Channel):
 class Agent:
     """The services of one guest."""
 
-    def __init__(self, guest: Guest, reaper: Reaper, log: Logger) -> None:
+    def __init__(
+        self, guest: Guest, reaper: Reaper, log: Logger, forker: Forker | None = None
+    ) -> None:
+        """Without a ``forker`` crun starts every process."""
         self._guest = guest
+        self._forker = forker
         self._reaper = reaper
         self._log = log
         self._lock = threading.Lock()
@@ -115,13 +120,19 @@ class Agent:
     def _template_methods(self) -> dict[str, Method]:
         from kata.guest.template import Template
 
-        return Template(self._guest).methods()
+        return Template(self._guest, self._forker).methods()
 
     def _make_runtime(self) -> Runtime:
-        from kata.guest.crun import Crun
         from kata.guest.sandbox import RUN
 
-        return Crun(f"{RUN}/sandbox/crun", self.cgroup_manager, self._reaper, self._log)
+        root = f"{RUN}/sandbox/crun"
+        if self._forker is None:
+            from kata.guest.crun import Crun
+
+            return Crun(root, self.cgroup_manager, self._reaper, self._log)
+        from kata.guest.native import Native
+
+        return Native(root, self.cgroup_manager, self._reaper, self._log, self._forker)
 
 
 def _forward_methods() -> dict[str, Method]:

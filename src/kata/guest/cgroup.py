@@ -24,6 +24,18 @@ def find_path(pid: int) -> str:
     return ""
 
 
+def list_folders(pid: int) -> list[str]:
+    """Return the folders of all cgroups that a process is in, of either version."""
+    folders = []
+    for line in (files.find(f"/proc/{pid}/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if path != "/":
+            folder = f"{ROOT}/{controllers.removeprefix('name=')}".rstrip("/") + path
+            if os.path.exists(f"{folder}/cgroup.procs"):
+                folders.append(folder)
+    return folders
+
+
 def freeze(path: str, frozen: str) -> None:
     """Freeze (``"1"``) or thaw (``"0"``), and return when the kernel has done it.
 

@@ -84,6 +84,7 @@ class Container:
             self._launch(self._init, spec.get("process"), self._create)
             self._mounts_fd = mounthold.hold(self._init.pid)
             self.cgroup = cgroup.find_path(self._init.pid)
+            self._runtime.adopt(self.id, self._init.pid, spec)
         except BaseException as error:
             self._undo(error)
             raise

@@ -16,6 +16,7 @@ from kata.base import syscalls
 from kata.base.log import Logger
 from kata.guest import files, mounts, ports, signals, sockets
 from kata.guest.agent import Agent
+from kata.guest.forker import start_forker
 from kata.guest.guest import Guest
 from kata.guest.logport import LogSink
 from kata.guest.reaper import Reaper, block_signals
@@ -44,12 +45,13 @@ def _run() -> None:
     mounts.mount_first()
     block_signals()
     options = parse_options(files.read("/proc/cmdline"))
+    forker = None if options.get("agent.runtime") == "crun" else start_forker()
     sink = LogSink(_open_console())
     log = Logger(sink.write)
     log.debug_enabled = options.get("agent.log") == "debug"
     guest = Guest(is_ours=True)
     reaper = Reaper(log)
-    agent = Agent(guest, reaper, log)
+    agent = Agent(guest, reaper, log, forker)
     uevents = ports.Uevents()
     guest.modules.load_boot()
     _serve(agent, guest, uevents, options.get("agent.server_addr", ""))
@@ -92,6 +94,7 @@ def _set_up(guest: Guest, log: Logger) -> None:
         ("mounts", mounts.mount_later),
         ("loopback", loopback.bring_up),
         ("hostname", lambda: set_hostname(HOSTNAME)),
+        ("read-only root", mounts.protect_root),
         # Gives memory that is free back to the host, where the machine has such a device.
         ("balloon", lambda: guest.modules.load("virtio_balloon")),
         # So that dmesg in a container shows the guest kernel's log.

@@ -2,7 +2,8 @@
 
 It serves the address in KATA_AGENT_SERVER_ADDR (``unix://@name``, ``unix:///path`` or
 ``vsock://-1:1024``) and leaves the machine's own settings alone.  KATA_AGENT_CGROUP_MANAGER is
-crun's option of that name; KATA_AGENT_LOG_LEVEL=debug logs more.
+crun's option of that name; KATA_AGENT_RUNTIME=crun lets crun start every process;
+KATA_AGENT_LOG_LEVEL=debug logs more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.guest import signals, sockets
 from kata.guest.agent import Agent
+from kata.guest.forker import start_forker
 from kata.guest.guest import Guest
 from kata.guest.reaper import Reaper, block_signals
 
@@ -35,11 +37,12 @@ def main() -> int:
         return 1
     block_signals()
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    forker = None if os.environ.get("KATA_AGENT_RUNTIME") == "crun" else start_forker()
     reaper = Reaper(log)
     reaper.start()
     guest = Guest(is_ours=False)
     guest.set_ready()
-    agent = Agent(guest, reaper, log)
+    agent = Agent(guest, reaper, log, forker)
     agent.cgroup_manager = os.environ.get("KATA_AGENT_CGROUP_MANAGER", agent.cgroup_manager)
     threading.Thread(
         target=agent.serve_listener, args=(listener,), name="listener", daemon=True

@@ -69,6 +69,14 @@ def mount_later() -> None:
     _enable_controllers()
 
 
+def protect_root() -> None:
+    """Make the image unchangeable, for whoever gets at the agent's program by /proc/PID/exe too.
+
+    The agent's own files lie on the file systems above (CVE-2019-5736).  Raises OSError.
+    """
+    syscalls.mount("", "/", "", syscalls.MS_REMOUNT | syscalls.MS_RDONLY)
+
+
 def _mount_all(table: tuple[tuple[str, str, str, int, str], ...]) -> None:
     for source, target, fstype, flags, data in table:
         os.makedirs(target, exist_ok=True)

@@ -28,6 +28,9 @@ class Runtime:
         """
         raise _unsupported("create")
 
+    def adopt(self, container_id: str, pid: int, spec: dict[str, Json]) -> None:
+        """Learn of a container that was created: its first process, and its specification."""
+
     def start(self, container_id: str) -> None:
         """Let a created container's first process run."""
         raise _unsupported("start")

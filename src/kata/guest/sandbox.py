@@ -186,5 +186,6 @@ class Sandbox:
         path = f"{RUN}/sandbox/resolv.conf"
         files.write(path, "".join(f"{line}\n" for line in lines), 0o644)
         if self._guest.is_ours:
-            files.write("/etc/resolv.conf", "", 0o644)
+            if not os.path.exists("/etc/resolv.conf"):  # which the guest image has
+                files.write("/etc/resolv.conf", "", 0o644)
             syscalls.mount(path, "/etc/resolv.conf", "", syscalls.MS_BIND)

@@ -34,6 +34,22 @@ def wait(signals: Iterable[int]) -> None:
     _signal.sigwait(signals)
 
 
+def ignore(number: int) -> None:
+    """Ignore a signal in the whole process; ignoring SIGCHLD, no child is to be waited for."""
+    _signal.signal(number, _signal.SIG_IGN)
+
+
+def reset() -> None:
+    """Give the caller, which is about to execute a program, the signals as the kernel has them."""
+    for number in range(1, MAX_SIGNAL + 1):
+        try:
+            if _signal.getsignal(number) == _signal.SIG_IGN:
+                _signal.signal(number, _signal.SIG_DFL)
+        except ValueError:
+            pass  # libc's own
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
 def send(pidfd: int, number: int) -> None:
     """Send a signal to the process of a pidfd.  Raises ProcessLookupError when it has ended."""
     _signal.pidfd_send_signal(pidfd, number)

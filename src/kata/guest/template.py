@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from kata.guest.forker import Forker
     from kata.guest.guest import Guest
     from kata.rpc.server import Method
 
@@ -26,8 +27,9 @@ _MODULES = ("virtiofs", "overlay", "virtio_net", "virtio_blk")
 class Template:
     """The service of that name."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, forker: Forker | None) -> None:
         self._guest = guest
+        self._forker = forker
 
     def methods(self) -> dict[str, Method]:
         """Return the service's table."""
@@ -40,6 +42,8 @@ class Template:
         """Load what copies will need, and let go of what they will not."""
         self._guest.wait_ready()
         _load_code()
+        if self._forker is not None:
+            self._forker.load()
         if self._guest.is_ours:
             for name in _MODULES:
                 self._guest.modules.load(name)
@@ -62,6 +66,7 @@ def _load_code() -> None:
         crun,
         devices,
         forward,
+        native,
         network,
         oom,
         service,

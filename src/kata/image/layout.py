@@ -46,6 +46,8 @@ FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/hostname": "kata\n",
+    # A mount point: the root is read-only while containers run.
+    "etc/resolv.conf": "",
 }
 # The kernel opens /dev/console for PID 1 before anything can mount devtmpfs.
 DEVICES = {"dev/console": ((5, 1), 0o600), "dev/null": ((1, 3), 0o666)}

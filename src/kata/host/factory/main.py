@@ -100,6 +100,8 @@ def end(path: str) -> None:
     try:
         fdpass.send(sock, [END])
         fdpass.receive(sock)  # it hangs up when it has understood
+    except OSError:
+        pass  # it was ending by itself
     finally:
         sock.close()
 
