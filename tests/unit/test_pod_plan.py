@@ -70,6 +70,16 @@ def test_a_user_namespace_of_the_hosts_is_refused() -> None:
     assert "/run/pinned/user" in said
 
 
+@pytest.mark.parametrize("key", ["uidMappings", "gidMappings"])
+def test_a_map_without_root_is_refused(key: str) -> None:
+    whole = [{"containerID": 0, "hostID": 1000, "size": 10}]
+    maps = {"uidMappings": whole, "gidMappings": whole}
+    plan_pod("s1", {"linux": {"namespaces": NAMESPACES, **maps}})
+    maps[key] = [{"containerID": 1, "hostID": 1000, "size": 10}]
+    said = refusal(lambda: plan_pod("s1", {"linux": {"namespaces": NAMESPACES, **maps}}))
+    assert f"linux.{key}: id 0 of the pod is not mapped" in said
+
+
 @pytest.mark.parametrize("spec", [{}, {"linux": None}, {"linux": {"namespaces": None}}])
 def test_a_pod_without_namespaces_is_refused(spec: dict[str, Any]) -> None:
     assert "hostNetwork" in refusal(lambda: plan_pod("s1", spec))

@@ -60,6 +60,7 @@ def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
             Code.INVALID_ARGUMENT,
             _HINT.format(field="hostUsers"),
         )
+    _check_root(sandbox_id, linux)
     return PodPlan(
         hostname=str(spec.get("hostname") or ""),
         netns_path=namespaces["network"],
@@ -67,3 +68,14 @@ def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
         limits=read_limits(spec, annotations_of(spec)),
         cgroup_path=str(linux.get("cgroupsPath") or ""),
     )
+
+
+def _check_root(sandbox_id: str, linux: dict[str, Any]) -> None:
+    """Raise for a map of users that leaves out root, whom a container's set-up runs as."""
+    for key, lines in zip(("uidMappings", "gidMappings"), read_maps(linux), strict=True):
+        if lines and all(inside > 0 for inside, _, _ in lines):
+            raise KataError(
+                f"create sandbox {sandbox_id}: linux.{key}: id 0 of the pod is not mapped",
+                Code.INVALID_ARGUMENT,
+                "map it to an id of the host",
+            )
