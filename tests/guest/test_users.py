@@ -17,6 +17,12 @@ MAP = [{"containerID": 0, "hostID": 200000, "size": 1000}]
 NAMESPACES = ("user", "pid", "ipc", "uts", "mount")
 
 
+@pytest.fixture(params=["native", "crun"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Both: what can be seen of a process is the same."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def rootfs() -> Iterator[Path]:
     # Every folder above has to let mapped users pass.
@@ -73,6 +79,17 @@ def test_streams_belong_to_the_mapped_user(users: Host) -> None:
     user = {"uid": 7, "gid": 7}
     assert users.output("c", "sh", "-c", "echo hello > /dev/stdout", user=user) == "hello\n"
     assert users.output("c", "id", "-u", user=user) == "7\n"
+
+
+@pytest.mark.parametrize("runtime", ["native"], indirect=True)  # crun leaves it the root's
+def test_a_terminal_belongs_to_the_mapped_user(users: Host) -> None:
+    users.create("c", mapped(users, "sleep", "1000"))
+    users.start("c")
+    user = {"uid": 7, "gid": 7, "additionalGids": [8]}
+    script = "tty; stat -c %u $(tty); id -G; echo said > $(tty)"
+    users.execute("c", "e1", "sh", "-c", script, user=user, terminal=True)
+    assert users.wait("c", "e1") == 0
+    assert users.read_all("c", "e1").split() == [b"/dev/pts/0", b"7", b"7", b"8", b"said"]
 
 
 @pytest.mark.parametrize(

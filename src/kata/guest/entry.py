@@ -136,6 +136,9 @@ def _join_namespaces(init_fd: int) -> None:
             flags |= flag
     if flags:
         syscalls.setns(init_fd, flags)
+    if flags & syscalls.CLONE_NEWUSER:
+        # What is made before the process has its own user belongs to the root of the namespace.
+        privileges.switch_user(0, 0, [])
 
 
 def _pid_of(pidfd: int) -> int:

@@ -45,8 +45,8 @@ def reset() -> None:
         try:
             if _signal.getsignal(number) == _signal.SIG_IGN:
                 _signal.signal(number, _signal.SIG_DFL)
-        except ValueError:
-            pass  # libc's own
+        except (ValueError, OSError):
+            pass  # libc keeps some for itself
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
