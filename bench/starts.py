@@ -18,7 +18,7 @@ def measure_run(containerd: Containerd, rounds: int) -> list[Figure]:
         containerd.run(f"bench-run-{next(_IDS)}", "true", runtime=runtime)
 
     times = time_pairs(lambda: run(RUNTIME), lambda: run(_RUNC), rounds)
-    return compare(("ctr run with kata", "ctr run with runc"), times, 36)
+    return compare(("ctr run with kata", "ctr run with runc"), times, 5)
 
 
 def measure_exec(containerd: Containerd, name: str, rounds: int) -> list[Figure]:
@@ -31,4 +31,4 @@ def measure_exec(containerd: Containerd, name: str, rounds: int) -> list[Figure]
         )
     finally:
         containerd.remove(other)
-    return compare(("exec with kata", "exec with runc"), times, 9)
+    return compare(("exec with kata", "exec with runc"), times, 4)
