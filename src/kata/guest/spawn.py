@@ -10,7 +10,7 @@ from kata.guest.exits import Exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from kata.guest.reaper import Reaper
 
@@ -19,13 +19,7 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 _DEFAULTED = (signals.SIGPIPE, signals.SIGXFSZ)
 
 
-def run(
-    reaper: Reaper,
-    argv: list[str],
-    stdio: Sequence[int | None],
-    timeout_s: float,
-    environment: Mapping[str, str] = ENVIRONMENT,
-) -> int:
+def run(reaper: Reaper, argv: list[str], stdio: Sequence[int | None], timeout_s: float) -> int:
     """Run a program to its end and return its exit status (128 + signal).
 
     ``stdio`` are borrowed descriptors above 2 for standard input, output and error; None is
@@ -38,7 +32,7 @@ def run(
             pid = os.posix_spawnp(
                 argv[0],
                 argv,
-                environment,
+                ENVIRONMENT,
                 file_actions=[_action(number, fd) for number, fd in enumerate(stdio)],
                 setsigmask=(),
                 setsigdef=_DEFAULTED,
