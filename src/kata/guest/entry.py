@@ -37,7 +37,6 @@ _NAMESPACES = {
     "user": syscalls.CLONE_NEWUSER,
 }
 _EBUSY = 16
-_ESRCH = 3
 # asm-generic/ioctls.h
 _TIOCSCTTY = 0x540E
 _TIOCSWINSZ = 0x5414

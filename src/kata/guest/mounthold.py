@@ -18,6 +18,7 @@ from kata.guest import files
 SHARED = "/run/kata-containers/shared/containers"
 _CONNECTIONS = "/sys/fs/fuse/connections"
 _LOOK_S = 0.1
+_LOOKS = 3
 # Others may keep the server busy all the time; what a container had open is long closed then.
 _LIMIT_S = 10.0
 
@@ -38,16 +39,19 @@ def hold(pid: int) -> int:
 
 def let_go(fd: int) -> None:
     """Close such a descriptor as soon as the server of the shared folder is idle."""
-    if _is_idle():
+    if not os.path.isdir(_CONNECTIONS):
         os.close(fd)
-    else:
-        threading.Thread(target=_wait, args=(fd,), name="mounts", daemon=True).start()
+        return
+    threading.Thread(target=_wait, args=(fd,), name="mounts", daemon=True).start()
 
 
 def _wait(fd: int) -> None:
     end = time.monotonic() + _LIMIT_S
-    while time.monotonic() < end and not _is_idle():
+    # One look is not enough: a request may be about to be sent.
+    seen = 0
+    while time.monotonic() < end and seen < _LOOKS:
         time.sleep(_LOOK_S)
+        seen = seen + 1 if _is_idle() else 0
     os.close(fd)
 
 
