@@ -14,6 +14,8 @@ from tests.support.leaks import find_processes
 SHIM = "containerd-shim-kata-v2"
 QEMU = "qemu-system-x86_64"
 VIRTIOFSD = "virtiofsd"
+# What has lost its peer has ended after this.
+_MOMENT_S = 3.0
 
 
 def find_pids(sandbox: str, program: str) -> list[int]:
@@ -31,14 +33,29 @@ def wait_for(sandbox: str, program: str, timeout_s: float = 30.0) -> int:
     return pids[0]
 
 
-def kill(sandbox: str, program: str, signum: int = signal.SIGKILL) -> None:
-    """Kill a program of a sandbox."""
+def kill(sandbox: str, program: str) -> None:
+    """Kill a program of a sandbox, the oldest process of it.
+
+    If it is still there after a moment, that was a launcher whose work was done, and the next is
+    killed.
+    """
     while True:
+        pid = wait_for(sandbox, program)
         try:
-            os.kill(wait_for(sandbox, program), signum)
+            os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
-            continue  # a launcher, which has ended meanwhile
-        return
+            continue
+        if _is_ended_within(_MOMENT_S, sandbox, program):
+            return
+
+
+def _is_ended_within(timeout_s: float, sandbox: str, program: str) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if not find_pids(sandbox, program):
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def find_leftovers(sandbox: str, socket_path: str = "") -> list[str]:

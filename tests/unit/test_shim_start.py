@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from kata.base.errors import Code, KataError
-from kata.host.shim import address, start
+from kata.host.shim import address
 from kata.host.shim.arguments import parse_arguments
+from kata.host.shim.handover import make_pair
 
 
 def test_arguments_of_containerd() -> None:
@@ -92,11 +93,35 @@ def test_remove_twice(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_ready_pipe_tells_once() -> None:
-    reader, writer = os.pipe()
-    ready = start.ReadyPipe(writer)
-    ready.tell()
-    ready.tell(b"too late")
-    assert os.read(reader, 100) == b"\x01"
-    assert os.read(reader, 100) == b""
-    os.close(reader)
+def test_daemon_that_serves_is_told_that_it_is_known() -> None:
+    daemon, starter = make_pair()
+    starter.tell_ready()
+    daemon.wait_ready()
+    daemon.tell_known()
+    assert starter.wait_known()
+
+
+def test_daemon_whose_start_was_killed_is_not_known() -> None:
+    daemon, starter = make_pair()
+    starter.tell_ready()
+    daemon.wait_ready()
+    daemon.close()
+    assert not starter.wait_known()
+    starter.close()
+
+
+@pytest.mark.parametrize("reason", ["no memory", "r" * 10_000])
+def test_reason_of_a_daemon_that_failed(reason: str) -> None:
+    daemon, starter = make_pair()
+    starter.tell_failure(reason)
+    with pytest.raises(KataError, match=f"start shim: {reason[:9]}"):
+        daemon.wait_ready()
+    starter.close()
+
+
+def test_daemon_that_was_killed() -> None:
+    daemon, starter = make_pair()
+    starter.close()
+    with pytest.raises(KataError, match="the daemon was killed"):
+        daemon.wait_ready()
+    daemon.tell_known()  # which nobody hears

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import socket
 import sys
 
 from kata.base import fdpass, syscalls
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable, Sequence
 
-_SHUTDOWN_S = 5.0
+    from kata.host.shim.handover import Daemon
+
 _ENTERED = {"mnt": syscalls.CLONE_NEWNS, "net": syscalls.CLONE_NEWNET}
 
 
@@ -37,20 +37,22 @@ class Request:
         self.namespaces = dict(zip(NAMESPACES, fds[3:], strict=True))
 
 
-def run_request(request: Request, answer: _socket.socket, run: Callable[[], int]) -> None:
+def run_request(
+    request: Request, answer: _socket.socket, run: Callable[[], tuple[int, Daemon | None]]
+) -> None:
     """Do in this process, a fresh fork, what the launcher asks for, and tell it the outcome.
 
     Returns in every process that ``run`` leaves behind; the caller ends it.
     """
     output, errors = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
-    status = 1
+    status, daemon = 1, None
     try:
         _enter(request)
     except (KataError, OSError):
         return  # without an answer the launcher does it itself
     sys.stdout, sys.stderr = output, errors
     try:
-        status = run()
+        status, daemon = run()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except Exception as error:  # noqa: BLE001  # whatever it is, the engine is told
@@ -64,25 +66,8 @@ def run_request(request: Request, answer: _socket.socket, run: Callable[[], int]
         told = fdpass.receive(answer)[0] == [DONE]
     except (OSError, ValueError):
         told = False
-    if not told and status == 0:
-        _end_idle(parts[2].decode())
-
-
-def _end_idle(output: str) -> None:
-    """End the shim of a start whose launcher was killed, unless it has tasks already."""
-    from kata.rpc.client import Client
-    from kata.rpc.frame import Channel
-    from kata.rpc.pb import empty_pb2, task_pb2
-
-    path = output.partition("unix://")[2].partition('"')[0]
-    try:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(path)
-        client = Client(Channel.from_socket(sock))
-        request = task_pb2.ShutdownRequest()
-        client.call("containerd.task.v2.Task/Shutdown", request, empty_pb2.Empty, _SHUTDOWN_S)
-    except (OSError, KataError):
-        pass  # it has ended
+    if daemon and told:
+        daemon.tell_known()
 
 
 def _enter(request: Request) -> None:

@@ -25,7 +25,9 @@ def main() -> None:
         from kata.host.shim.main import main as run
 
         run()
-    sys.exit(status)
+    else:
+        # At once: killed from now on, it would be a failure of what is done.
+        os._exit(status)
 
 
 def hand_over(argv: list[str]) -> int | None:

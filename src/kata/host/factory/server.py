@@ -28,6 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from kata.host.shim.handover import Daemon
+
 # A peer that connects and says nothing is dropped after this.
 _SILENCE_S = 5.0
 # A template that could not be made is not tried again before.
@@ -176,7 +178,7 @@ class Factory:
                 peer.close()
 
 
-def _run_shim() -> int:
+def _run_shim() -> tuple[int, Daemon | None]:
     from kata.host.shim.arguments import parse_arguments
     from kata.host.shim.main import run
 

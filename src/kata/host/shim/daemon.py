@@ -22,18 +22,19 @@ from kata.rpc.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kata.host.shim.arguments import Arguments
+    from kata.host.shim.handover import Starter
 
 # The last event has to reach containerd before the process ends.
 _LAST_EVENTS_S = 5.0
+# An engine that was told of this shim makes itself known at once.
+_SILENCE_S = 60.0
+# And one that was perhaps told, by a starting process that was killed then.
+_STRANGER_S = 1.0
 
 
-def serve(
-    arguments: Arguments, listener: socket.socket, path: str, on_ready: Callable[[], None]
-) -> None:
-    """Serve until containerd shuts the shim down; ``on_ready`` is called when requests can come."""
+def serve(arguments: Arguments, listener: socket.socket, path: str, starter: Starter) -> None:
+    """Serve until containerd shuts the shim down, or will never know of it."""
     log = Logger(LogSink("log").write, sandbox=arguments.id, pid=os.getpid())
     log.debug_enabled = "debug" in arguments.switches
     view = HostView()
@@ -45,9 +46,13 @@ def serve(
     ended = threading.Event()
     service = TaskService(tasks, ended.set)
     server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log)
-    threading.Thread(target=_accept, args=(listener, server), name="accept", daemon=True).start()
-    on_ready()
-    ended.wait()
+    connected = threading.Event()
+    threading.Thread(
+        target=_accept, args=(listener, server, connected), name="accept", daemon=True
+    ).start()
+    starter.tell_ready()
+    if connected.wait(_SILENCE_S if starter.wait_known() else _STRANGER_S):
+        ended.wait()
     tasks.stop()
     publisher.close(_LAST_EVENTS_S)
     address.remove(path)
@@ -92,9 +97,10 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _accept(listener: socket.socket, server: Server) -> None:
+def _accept(listener: socket.socket, server: Server, connected: threading.Event) -> None:
     while True:
         connection, _ = listener.accept()
+        connected.set()
         threading.Thread(
             target=_serve_one, args=(connection, server), name="connection", daemon=True
         ).start()

@@ -5,10 +5,15 @@ The protocol of the command line is containerd's (core/runtime/v2/README.md, "Bi
 
 from __future__ import annotations
 
+import os
 import sys
 
 from kata.base.errors import KataError, describe_error
 from kata.host.shim.arguments import Arguments, parse_arguments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.host.shim.handover import Daemon
 
 _USAGE = """\
 usage: containerd-shim-kata-v2 [flags] start|delete
@@ -26,14 +31,19 @@ usage: containerd-shim-kata-v2 [flags] start|delete
 def main() -> None:
     """Run; does not return where a daemon was made."""
     try:
-        sys.exit(run(parse_arguments(sys.argv[1:])))
+        status, daemon = run(parse_arguments(sys.argv[1:]))
+        if daemon:
+            daemon.tell_known()
+            os._exit(status)  # at once: killed from now on, it would be a failure of what is done
+        sys.exit(status)
     except KataError as error:
         print(f"containerd-shim-kata-v2: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def run(arguments: Arguments) -> int:
-    """Do what the command line asks for; returns the exit status."""
+def run(arguments: Arguments) -> tuple[int, Daemon | None]:
+    """Do what the command line asks for; returns the exit status, and a daemon that was made."""
+    daemon = None
     if arguments.switches & {"h", "help"}:
         print(_USAGE, end="")
     elif "v" in arguments.switches:
@@ -47,12 +57,12 @@ def run(arguments: Arguments) -> int:
     elif arguments.action == "start":
         from kata.host.shim.start import start
 
-        start(arguments)
+        daemon = start(arguments)
     elif arguments.action == "delete":
         from kata.host.shim.delete import delete
 
         delete(arguments)
     else:
         print(_USAGE, end="", file=sys.stderr)
-        return 2
-    return 0
+        return 2, None
+    return 0, daemon

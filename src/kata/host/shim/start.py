@@ -11,6 +11,7 @@ import sys
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.ids import check_id
 from kata.host.shim import address
+from kata.host.shim.handover import Daemon, Starter, make_pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,47 +19,34 @@ if TYPE_CHECKING:
 
     from kata.host.shim.arguments import Arguments
 
-_READY = b"\x01"
-# A pipe takes this at once (PIPE_BUF), and a reason longer than this helps nobody.
-_MESSAGE_BYTES = 4096
 
+def start(arguments: Arguments) -> Daemon | None:
+    """Start a shim for ``-id`` and print its address.  Returns in the starting process only.
 
-def start(arguments: Arguments) -> None:
-    """Start a shim for ``-id``; prints its address.  Returns in the starting process only."""
+    The daemon that is returned ends unless it is told that the engine knows it; None when a pod's
+    shim runs already.
+    """
     check_id("container", arguments.id)
     sandbox_id = _find_sandbox(arguments)
     path = address.socket_path(arguments.address, arguments.namespace, sandbox_id)
     if sandbox_id != arguments.id:
         _answer_for_pod(arguments.id, sandbox_id, path)
-        return
+        return None
     listener = address.listen(path)
-    reader, writer = os.pipe()
+    daemon, starter = make_pair()
     if os.fork() == 0:
-        _become_daemon({listener.fileno(), writer})
-        os._exit(_run_daemon(arguments, listener, path, ReadyPipe(writer)))
-    os.close(writer)
+        _become_daemon({listener.fileno(), starter.fileno()})
+        os._exit(_run_daemon(arguments, listener, path, starter))
+    starter.close()
     # The daemon is in a mount namespace of its own, and in no state that could fail, before
     # containerd hears of it.
-    word = os.read(reader, _MESSAGE_BYTES)
-    if word != _READY:
+    try:
+        daemon.wait_ready()
+    except KataError:
         address.remove(path)
-        reason = word.decode("utf-8", "replace") or "the daemon was killed"
-        raise KataError(f"start shim: {reason}", Code.INTERNAL)
+        raise
     _answer(path)
-
-
-class ReadyPipe:
-    """Tells the starting process, once, how the daemon's start went.  Owns its descriptor."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def tell(self, word: bytes = _READY) -> None:
-        """Say that the daemon serves, or why it does not."""
-        if self._fd >= 0:
-            os.write(self._fd, word)
-            os.close(self._fd)
-            self._fd = -1
+    return daemon
 
 
 def _find_sandbox(arguments: Arguments) -> str:
@@ -90,17 +78,14 @@ def _answer(path: str) -> None:
     sys.stdout.flush()
 
 
-def _run_daemon(arguments: Arguments, listener: socket.socket, path: str, ready: ReadyPipe) -> int:
+def _run_daemon(arguments: Arguments, listener: socket.socket, path: str, starter: Starter) -> int:
     try:
         from kata.host.shim.daemon import serve
 
-        serve(arguments, listener, path, ready.tell)
+        serve(arguments, listener, path, starter)
     except Exception as error:  # noqa: BLE001  # the starting process tells it
         address.remove(path)
-        try:
-            ready.tell(describe_error(error).encode()[:_MESSAGE_BYTES])
-        except OSError:
-            pass  # the starting process was killed: nobody will know this daemon
+        starter.tell_failure(describe_error(error))
         return 1
     return 0
 
