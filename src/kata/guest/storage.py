@@ -15,7 +15,6 @@ import threading
 from kata.base import syscalls
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.mountoptions import mount, parse_options
-from kata.guest import mounthold
 from kata.guest.ports import Uevents
 
 TYPE_CHECKING = False
@@ -192,7 +191,6 @@ def _mount_virtiofs(storage: Storage) -> None:
             raise refusals[-1]
     finally:
         uevents.close()
-    mounthold.prepare()
 
 
 def _mount_overlay(storage: Storage) -> None:
