@@ -189,14 +189,24 @@ class Container:
         DEADLINE_EXCEEDED; the call may then be made again.
         """
         with self._operation:
-            self.kill_all()
-            limit_s = timeout_s or KILL_TIMEOUT_S
-            if self._init.pid and self._init.exit.wait(limit_s) is None:
-                raise KataError(
-                    f"remove container {self.id}: still alive {limit_s:g} s after SIGKILL",
-                    Code.DEADLINE_EXCEEDED,
-                )
+            self._end(timeout_s or KILL_TIMEOUT_S)
             self._discard()
+
+    def end(self) -> None:
+        """Kill what runs, and leave everything else to the end of the machine.
+
+        Raises DEADLINE_EXCEEDED.
+        """
+        with self._operation:
+            self._end(KILL_TIMEOUT_S)
+
+    def _end(self, limit_s: float) -> None:
+        self.kill_all()
+        if self._init.pid and self._init.exit.wait(limit_s) is None:
+            raise KataError(
+                f"remove container {self.id}: still alive {limit_s:g} s after SIGKILL",
+                Code.DEADLINE_EXCEEDED,
+            )
 
     def _create(self, stdio: Stdio, exit_: Exit) -> int:
         return self._runtime.create(self.id, self._folder, stdio, exit_)

@@ -12,7 +12,7 @@ from kata.base.errors import Code, KataError
 from kata.base.jsontext import render_json
 from kata.guest import files
 from kata.guest.runtime import Runtime
-from kata.guest.spawn import run
+from kata.guest.spawn import ENVIRONMENT, run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # Measured under emulation: 0.2 to 0.5 s.  The host gives up on CreateContainer after 60 s.
 TIMEOUT_S = 50.0
 _SILENT = (None, None, None)
+# crun runs a copy of itself, so that no container can change its program.  It takes this for a sign
+# that there is no need where it also sees its program on a read-only file system, as in the guest.
+_ENVIRONMENT = {**ENVIRONMENT, "_LIBCONTAINER_CLONED_BINARY": "1"}
 
 
 class Crun(Runtime):
@@ -111,7 +114,7 @@ class Crun(Runtime):
         argv += ["--log", log_file, "--log-format", "text", verb, *arguments]
         began = time.monotonic()
         try:
-            status = run(self._reaper, argv, stdio, TIMEOUT_S)
+            status = run(self._reaper, argv, stdio, TIMEOUT_S, _ENVIRONMENT)
             if status:
                 reason = _read_reason(log_file) or f"exit status {status}"
                 raise KataError(f"crun {verb} {arguments[-1]}: {reason}", Code.UNKNOWN)

@@ -1,7 +1,7 @@
-"""Containers by crun, whose further processes the agent starts itself.
+"""Containers that crun creates and removes; what is done to them in between the agent does itself.
 
-crun loads itself and its libraries twice for each exec; under emulation that is most of what an
-exec takes.  What cannot be done here, crun does.
+crun loads itself and its libraries twice for each exec and once for a start; under emulation that
+is most of what they take.  What cannot be done here, crun does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CRUNS_FILTERS = ("flags", "listenerPath")
 
 
 class Native(Crun):
-    """Crun, but for ``execute``."""
+    """Crun, but for ``start`` and ``execute``."""
 
     def __init__(
         self, root: str, cgroup_manager: str, reaper: Reaper, log: Logger, forker: Forker
@@ -45,11 +45,35 @@ class Native(Crun):
         profile = linux.get("seccomp") if isinstance(linux, dict) else None
         if isinstance(profile, dict) and any(profile.get(key) for key in _CRUNS_FILTERS):
             return
+        hooks = spec.get("hooks")
+        if isinstance(hooks, dict) and hooks.get("poststart"):
+            return
         folders = cgroup.list_folders(pid) if self._manager != "disabled" else []
         try:
             self._inits[container_id] = os.pidfd_open(pid), folders
         except ProcessLookupError:
             pass  # it has ended already
+
+    def start(self, container_id: str) -> None:
+        """See Runtime.
+
+        The first process waits for a byte from a FIFO, whose absence says that it was started.
+        """
+        path = f"{self._root}/{container_id}/exec.fifo"
+        fd = -1
+        if container_id in self._inits:
+            try:
+                fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:
+                pass  # it does not wait yet, or has ended: crun knows more
+        if fd < 0:
+            super().start(container_id)
+            return
+        try:
+            os.unlink(path)
+            os.write(fd, b"\0")
+        finally:
+            os.close(fd)
 
     def execute(
         self, container_id: str, process: dict[str, Json], scratch: str, stdio: Stdio, exit_: Exit

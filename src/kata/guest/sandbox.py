@@ -70,12 +70,17 @@ class Sandbox:
             containers = list(self._containers)
         for container_id in containers:
             try:
-                self.remove_container(container_id, 0)
+                if self._guest.is_ours:  # which ends with them
+                    self.get_container(container_id).end()
+                else:
+                    self.remove_container(container_id, 0)
             except (KataError, OSError) as error:
                 self._log.warning(
                     "container not removed", container=container_id, error=describe_error(error)
                 )
         self.storages.close()
+        if self._guest.is_ours:
+            os.sync()  # what was written by memory maps too; the host does not wait for more
         self._pids.close()
         self._users.close()
         try:

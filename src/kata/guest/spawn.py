@@ -10,7 +10,7 @@ from kata.guest.exits import Exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from kata.guest.reaper import Reaper
 
@@ -19,7 +19,13 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 _DEFAULTED = (signals.SIGPIPE, signals.SIGXFSZ)
 
 
-def run(reaper: Reaper, argv: list[str], stdio: Sequence[int | None], timeout_s: float) -> int:
+def run(
+    reaper: Reaper,
+    argv: list[str],
+    stdio: Sequence[int | None],
+    timeout_s: float,
+    environment: Mapping[str, str] = ENVIRONMENT,
+) -> int:
     """Run a program to its end and return its exit status (128 + signal).
 
     ``stdio`` are borrowed descriptors above 2 for standard input, output and error; None is
@@ -32,7 +38,7 @@ def run(reaper: Reaper, argv: list[str], stdio: Sequence[int | None], timeout_s:
             pid = os.posix_spawnp(
                 argv[0],
                 argv,
-                ENVIRONMENT,
+                environment,
                 file_actions=[_action(number, fd) for number, fd in enumerate(stdio)],
                 setsigmask=(),
                 setsigdef=_DEFAULTED,
