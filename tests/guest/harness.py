@@ -40,13 +40,21 @@ MOUNTS = (
         "options": ["newinstance", "ptmxmode=0666", "mode=0620"],
     },
 )
-# A mount namespace of its own, so that nothing can leak from it.  crun refuses a hybrid of
-# cgroup v1 and v2 whose v2 side has controllers; without its mount it takes v1.
-START = """
+# A mount namespace of its own, so that nothing can leak from it.  On a host with a hybrid of cgroup
+# v1 and v2 the agent's own containers get v2, which may have no controllers there; crun refuses
+# such a hybrid, and takes v1 without the mount of v2.
+START = {
+    "native": """
+mount -t tmpfs tmpfs /run
+if [ -d /sys/fs/cgroup/unified ]; then mount --bind /sys/fs/cgroup/unified /sys/fs/cgroup; fi
+exec "$@"
+""",
+    "crun": """
 mount -t tmpfs tmpfs /run
 umount /sys/fs/cgroup/unified 2>/dev/null
 exec "$@"
-"""
+""",
+}
 
 
 def is_forker(pid: int) -> bool:
@@ -71,7 +79,7 @@ class AgentProcess:
         }
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", START, "sh", *AGENT],
+                ["unshare", "--mount", "sh", "-c", START[runtime], "sh", *AGENT],
                 env=environment,
                 stderr=stderr,
             )
@@ -103,7 +111,8 @@ class AgentProcess:
         """Return the processes that the agent is the parent of, but for the one that forks."""
         found = []
         for task in Path(f"/proc/{self.pid}/task").iterdir():
-            found += [int(word) for word in (task / "children").read_text().split()]
+            with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+                found += [int(word) for word in (task / "children").read_text().split()]
         return [pid for pid in found if not is_forker(pid)]
 
     def mounts(self) -> list[str]:

@@ -320,6 +320,7 @@ def test_specification_is_required(host: Host) -> None:
     assert code_of(caught) == Code.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("runtime", ["crun"])
 def test_update(host: Host) -> None:
     host.run("c1", "sleep", "1000")
     host.update("c1", {"memory": {"limit": 64 << 20}})
@@ -335,12 +336,17 @@ def test_destroy_ends_the_agent_after_its_answer(agent: AgentProcess, rootfs: Pa
     host.close()
 
 
-def test_program_that_cannot_be_run(host: Host, rootfs: Path) -> None:
+@pytest.mark.parametrize("runtime", ["native", "crun"])
+def test_program_that_cannot_be_run(host: Host, runtime: str, rootfs: Path) -> None:
     program = rootfs / "tmp" / "broken"
     program.write_bytes(b"\x7fELF broken")
     program.chmod(0o755)
     host.create("c1", host.spec("/tmp/broken"))
-    # As with crun itself: the start succeeds, and the process says why it ended.
+    if runtime == "native":
+        with pytest.raises(RpcError, match=r"exec /tmp/broken: Exec format error"):
+            host.start("c1")
+        return
+    # crun's start succeeds, and the process says why it ended.
     host.start("c1")
     assert host.wait("c1") == 1
     assert b"Exec format error" in host.read_all("c1", method="ReadStderr")

@@ -30,9 +30,14 @@ def connect(path: str) -> _socket.socket:
     return sock
 
 
+def pack(parts: Sequence[bytes]) -> bytes:
+    """Return a message as it travels."""
+    return b"".join(len(part).to_bytes(_LENGTH_BYTES, "little") + part for part in parts)
+
+
 def send(sock: _socket.socket, parts: Sequence[bytes], fds: Sequence[int] = ()) -> None:
     """Send a message; descriptors are borrowed.  Raises OSError."""
-    data = b"".join(len(part).to_bytes(_LENGTH_BYTES, "little") + part for part in parts)
+    data = pack(parts)
     rights = b"".join(fd.to_bytes(_INT_BYTES, "little") for fd in fds)
     ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if fds else []
     sock.sendmsg([data], ancillary)

@@ -47,7 +47,10 @@ PR_SET_CHILD_SUBREAPER = 36
 RB_POWER_OFF = 0x4321FEDC
 RB_AUTOBOOT = 0x01234567
 
-_SYS_FINIT_MODULE = 313  # x86_64
+# x86_64
+_SYS_KEYCTL = 250
+_SYS_FINIT_MODULE = 313
+_SYS_BPF = 321
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_CLOSE_RANGE = 436
@@ -59,7 +62,16 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
-_MOUNT_ATTR_RDONLY = 0x00000001
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+MOUNT_ATTR_RDONLY = 0x00000001
+MOUNT_ATTR_NOSUID = 0x00000002
+MOUNT_ATTR_NODEV = 0x00000004
+MOUNT_ATTR_NOEXEC = 0x00000008
+MOUNT_ATTR_ATIME = 0x00000070  # the mask of the three; relatime is 0
+MOUNT_ATTR_NOATIME = 0x00000010
+MOUNT_ATTR_STRICTATIME = 0x00000020
+MOUNT_ATTR_NODIRATIME = 0x00000080
 _MOUNT_ATTR_IDMAP = 0x00100000
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -113,6 +125,24 @@ def prctl(option: int, argument: int) -> None:
     _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0), f"prctl {option}")
 
 
+def set_domain_name(name: str) -> None:
+    """Call setdomainname(2)."""
+    data = name.encode()
+    _check(_libc.setdomainname(data, len(data)), "set domain name")
+
+
+def join_session_keyring(name: str) -> None:
+    """Give the caller a session keyring of its own (keyctl(2))."""
+    result = _libc.syscall(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, name.encode())
+    _check(result, "join session keyring")
+
+
+def bpf(command: int, attributes: ctypes.Structure) -> int:
+    """Call bpf(2)."""
+    size = ctypes.sizeof(attributes)
+    return _check(_libc.syscall(_SYS_BPF, command, ctypes.byref(attributes), size), "bpf")
+
+
 def close_at_exec(first: int) -> None:
     """Let no descriptor from ``first`` on outlive an exec (close_range(2), Linux 5.11)."""
     flags = _CLOSE_RANGE_CLOEXEC
@@ -164,8 +194,19 @@ def map_mount(tree_fd: int, users_fd: int, *, recursive: bool) -> None:
 
 def protect_mount(tree_fd: int, *, recursive: bool) -> None:
     """Make a detached mount read-only (mount_setattr(2)); borrows it."""
-    attributes = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY)
-    _set_mount(tree_fd, attributes, _AT_RECURSIVE if recursive else 0, "read-only")
+    restrict_mount(tree_fd, MOUNT_ATTR_RDONLY, 0, recursive=recursive)
+
+
+def restrict_mount(tree_fd: int, added: int, taken: int, *, recursive: bool) -> None:
+    """Give a mount attributes (MOUNT_ATTR_*) and take others away; borrows its descriptor."""
+    attributes = _MountAttr(attr_set=added, attr_clr=taken)
+    _set_mount(tree_fd, attributes, _AT_RECURSIVE if recursive else 0, "attributes of mount")
+
+
+def propagate_mount(tree_fd: int, propagation: int, *, recursive: bool) -> None:
+    """Set a mount's propagation: MS_PRIVATE, MS_SLAVE or MS_SHARED; borrows its descriptor."""
+    attributes = _MountAttr(propagation=propagation)
+    _set_mount(tree_fd, attributes, _AT_RECURSIVE if recursive else 0, "propagation of mount")
 
 
 def _set_mount(tree_fd: int, attributes: _MountAttr, flags: int, what: str) -> None:
@@ -186,6 +227,12 @@ def move_mount(tree_fd: int, target: str) -> None:
         _SYS_MOVE_MOUNT, tree_fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
     )
     _check(result, f"attach mount at {target}")
+
+
+def move_mount_onto(tree_fd: int, target_fd: int) -> None:
+    """Attach a detached mount on what an O_PATH descriptor stands for; borrows both."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, tree_fd, b"", target_fd, b"", flags), "attach mount")
 
 
 class _OpenHow(ctypes.Structure):

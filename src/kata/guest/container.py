@@ -12,7 +12,6 @@ import time
 
 from kata.base.errors import Code, KataError
 from kata.base.idmap import map_id, read_maps
-from kata.base.jsontext import render_json
 from kata.guest import cgroup, files, mounthold, signals, states, stuck
 from kata.guest.process import Process
 from kata.guest.states import StateMachine
@@ -77,11 +76,15 @@ class Container:
         self._observe = observe
         self._shares_pids = _joins_pids(spec)
         self._uid_map = read_maps(spec.get("linux"))[0]
-        bundled = {**spec, "ociVersion": self._runtime.spec_version}
         os.makedirs(self._folder, 0o700)
         try:
-            files.write(f"{self._folder}/config.json", render_json(bundled))
-            self._launch(self._init, spec.get("process"), self._create)
+            self._launch(
+                self._init,
+                spec.get("process"),
+                lambda stdio, exit_: self._runtime.create(
+                    self.id, self._folder, spec, stdio, exit_
+                ),
+            )
             self._mounts_fd = mounthold.hold(self._init.pid)
             self.cgroup = cgroup.find_path(self._init.pid)
             self._runtime.adopt(self.id, self._init.pid, spec)
@@ -207,9 +210,6 @@ class Container:
                 f"remove container {self.id}: still alive {limit_s:g} s after SIGKILL",
                 Code.DEADLINE_EXCEEDED,
             )
-
-    def _create(self, stdio: Stdio, exit_: Exit) -> int:
-        return self._runtime.create(self.id, self._folder, stdio, exit_)
 
     def _launch(
         self,

@@ -20,7 +20,7 @@ from kata.guest import cgroup, files, privileges, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
 PID = b"pid"
@@ -42,6 +42,7 @@ _TIOCSCTTY = 0x540E
 _TIOCSWINSZ = 0x5414
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
+_TIOCGPTN = 0x80045430
 # Where programs are looked for when the environment does not say.
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENDED = 127
@@ -63,31 +64,52 @@ def enter(process: dict[str, Any], cgroups: list[str], fds: Mapping[str, int]) -
         for folder in cgroups:
             _join_cgroup(folder, fds["init"])
         if "oomScoreAdj" in process:
-            _set_oom_score(int(process["oomScoreAdj"]))
+            set_oom_score(int(process["oomScoreAdj"]))
         privileges.hide()
         _join_namespaces(fds["init"])
         pid = os.fork()
         if pid:
             fdpass.send(reply, [PID, str(pid).encode()])
             os._exit(0)
-        _become(process, fds, reply)
+        open_streams(process, fds, reply)
+        become(process, fds)
     except BaseException as error:  # noqa: BLE001  # whatever it is, the agent is told
-        code = error.code if isinstance(error, KataError) else Code.UNKNOWN
-        fdpass.send(reply, [FAILURE, str(code).encode(), describe_error(error).encode()])
+        tell_failure(reply, error)
     finally:
         os._exit(_ENDED)
 
 
-def _become(process: dict[str, Any], fds: Mapping[str, int], reply: _socket.socket) -> None:
-    """Turn into the process.  Raises KataError or OSError; else the program runs."""
+def tell_failure(reply: _socket.socket, error: BaseException) -> None:
+    """Tell the agent why there will be no process."""
+    code = error.code if isinstance(error, KataError) else Code.UNKNOWN
+    fdpass.send(reply, [FAILURE, str(code).encode(), describe_error(error).encode()])
+
+
+def open_streams(
+    process: dict[str, Any],
+    fds: Mapping[str, int],
+    reply: _socket.socket,
+    on_terminal: Callable[[int], None] | None = None,
+) -> None:
+    """Begin a session with its standard streams; ``on_terminal`` gets a terminal's number."""
     os.setsid()
-    user = process.get("user") or {}
-    uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
     if process.get("terminal"):
-        _open_terminal(process.get("consoleSize") or {}, uid, reply)
+        uid = int((process.get("user") or {}).get("uid", 0))
+        _open_terminal(process.get("consoleSize") or {}, uid, reply, on_terminal)
     else:
         for number, name in enumerate(("stdin", "stdout", "stderr")):
             os.dup2(fds[name], number)
+
+
+def become(
+    process: dict[str, Any], fds: Mapping[str, int], wait: Callable[[], None] | None = None
+) -> None:
+    """Turn into the process.  Raises KataError or OSError; else the program runs.
+
+    ``wait`` is called when nothing is left to do but to execute it.
+    """
+    user = process.get("user") or {}
+    uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
     program = os.pread(fds["filter"], 1 << 20, 0) if "filter" in fds else b""
     syscalls.close_at_exec(3)  # nothing of the agent's gets into the container
     _set_limits(process.get("rlimits") or [])
@@ -100,6 +122,8 @@ def _become(process: dict[str, Any], fds: Mapping[str, int], reply: _socket.sock
     os.umask(int(user.get("umask", 0o022)))
     arguments = [os.fsencode(word) for word in process["args"]]
     path = _find_program(process["args"][0], environment.get("PATH", _DEFAULT_PATH))
+    if wait:
+        wait()
     if unprivileged:
         privileges.forbid_new_privileges()
         if program:
@@ -120,7 +144,8 @@ def _join_cgroup(folder: str, init_fd: int) -> None:
         files.control(f"{cgroup.find_path(_pid_of(init_fd))}/cgroup.procs", "0")
 
 
-def _set_oom_score(score: int) -> None:
+def set_oom_score(score: int) -> None:
+    """Set how soon the kernel ends this process when memory is short."""
     try:
         files.control("/proc/self/oom_score_adj", str(score))
     except PermissionError:
@@ -149,7 +174,12 @@ def _pid_of(pidfd: int) -> int:
     return pid
 
 
-def _open_terminal(size: dict[str, Any], uid: int, reply: _socket.socket) -> None:
+def _open_terminal(
+    size: dict[str, Any],
+    uid: int,
+    reply: _socket.socket,
+    on_terminal: Callable[[int], None] | None,
+) -> None:
     """Make a terminal of the container's own devpts the standard streams; send its master."""
     master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
@@ -159,6 +189,8 @@ def _open_terminal(size: dict[str, Any], uid: int, reply: _socket.socket) -> Non
         lines, columns = int(size.get("height", 0)), int(size.get("width", 0))
         fcntl.ioctl(slave, _TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     os.fchown(slave, uid, -1)
+    if on_terminal:
+        on_terminal(struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0])
     fdpass.send(reply, [TERMINAL], [master])
     for number in (0, 1, 2):
         os.dup2(slave, number)

@@ -1,21 +1,24 @@
-"""Containers that crun creates and removes; what is done to them in between the agent does itself.
+"""Containers by the agent itself; what it cannot do, crun does.
 
-crun loads itself and its libraries twice for each exec and once for a start; under emulation that
-is most of what they take.  What cannot be done here, crun does.
+crun loads itself and its libraries once or twice for each request; under emulation that is most of
+what they take.  A container that crun has made is still started and entered by the agent.
 """
 
 from __future__ import annotations
 
 import _socket
+import contextlib
 import os
 
 from kata.base import fdpass
-from kata.base.errors import Code, KataError, describe_error
-from kata.guest import cgroup, entry, signals
+from kata.base.errors import Code, KataError
+from kata.guest import birth, cgroup, entry, limits, seccomp, signals
 from kata.guest.crun import TIMEOUT_S, Crun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kata.base.log import Logger
     from kata.guest.exits import Exit
     from kata.guest.forker import Forker
@@ -28,16 +31,67 @@ _CRUNS = ("ioPriority", "scheduler", "execCPUAffinity", "apparmorProfile", "seli
 _CRUNS_FILTERS = ("flags", "listenerPath")
 
 
+class _Own:
+    """What the agent holds of a container that it has made itself."""
+
+    def __init__(self) -> None:
+        self.filter_fd = -1
+        self.cgroup = ""
+        # Of the first process, until it runs its program.
+        self.answers: _socket.socket | None = None
+
+    @property
+    def cgroups(self) -> list[str]:
+        """The folders that its processes join."""
+        return [self.cgroup] if self.cgroup else []
+
+    def remove(self) -> None:
+        """Let it go; what runs in its cgroup is killed.  Raises DEADLINE_EXCEEDED."""
+        if self.answers is not None:
+            self.answers.close()
+        if self.filter_fd >= 0:
+            os.close(self.filter_fd)
+        if self.cgroup:
+            limits.remove(self.cgroup)
+
+
 class Native(Crun):
-    """Crun, but for ``start`` and ``execute``."""
+    """Containers by the agent, and by crun where need be."""
 
     def __init__(
         self, root: str, cgroup_manager: str, reaper: Reaper, log: Logger, forker: Forker
     ) -> None:
         super().__init__(root, cgroup_manager, reaper, log)
         self._forker = forker
-        self._forker_lost = False
         self._inits: dict[str, tuple[int, list[str]]] = {}
+        self._own: dict[str, _Own] = {}
+
+    def create(
+        self, container_id: str, bundle: str, spec: dict[str, Json], stdio: Stdio, exit_: Exit
+    ) -> int:
+        """See Runtime."""
+        obstacle = self._find_obstacle(spec)
+        if obstacle:
+            self._log.debug("created by crun", container=container_id, reason=obstacle)
+            return super().create(container_id, bundle, spec, stdio, exit_)
+        own = _Own()
+        try:
+            linux: Any = spec.get("linux") or {}
+            fds = _name_streams(stdio)
+            if linux.get("seccomp"):
+                fds["filter"] = own.filter_fd = seccomp.compile_profile(linux["seccomp"])
+            if self._manager != "disabled":
+                path = linux.get("cgroupsPath") or container_id
+                own.cgroup = limits.make(path, linux.get("resources") or {})
+            with self._reaper.birth():
+                own.answers = self._forker.create(spec, container_id, own.cgroups, fds)
+                pid = _follow(own.answers, stdio.console_path, birth.READY)
+                self._reaper.claim(pid, exit_)
+        except BaseException:
+            own.remove()
+            raise
+        self._own[container_id] = own
+        return pid
 
     def adopt(self, container_id: str, pid: int, spec: dict[str, Json]) -> None:
         """See Runtime."""
@@ -57,8 +111,13 @@ class Native(Crun):
     def start(self, container_id: str) -> None:
         """See Runtime.
 
-        The first process waits for a byte from a FIFO, whose absence says that it was started.
+        The first process waits for a word, or for a byte from crun's FIFO, whose absence says that
+        it was started.
         """
+        own = self._own.get(container_id)
+        if own is not None:
+            self._start_own(own)
+            return
         path = f"{self._root}/{container_id}/exec.fifo"
         fd = -1
         if container_id in self._inits:
@@ -80,24 +139,20 @@ class Native(Crun):
     ) -> int:
         """See Runtime."""
         found = self._inits.get(container_id)
-        if found is None or self._forker_lost or any(process.get(key) for key in _CRUNS):
-            return super().execute(container_id, process, scratch, stdio, exit_)
+        if found is None or any(process.get(key) for key in _CRUNS):
+            return self._execute_by_crun(container_id, process, scratch, stdio, exit_)
         init_fd, folders = found
-        named = zip(("stdin", "stdout", "stderr"), stdio.fds, strict=True)
-        fds = {"init": init_fd, **{name: fd for name, fd in named if fd is not None}}
+        fds = {"init": init_fd, **_name_streams(stdio)}
         filter_fd = self._open_filter(container_id)
         if filter_fd >= 0:
             fds["filter"] = filter_fd
         try:
             with self._reaper.birth():
-                try:
-                    answers = self._forker.enter(process, folders, fds)
-                except OSError as error:
-                    self._forker_lost = True
-                    self._log.warning("execs go by crun", reason=describe_error(error))
-                    return super().execute(container_id, process, scratch, stdio, exit_)
+                answers = self._forker.enter(process, folders, fds)
                 try:
                     pid = _follow(answers, stdio.console_path)
+                    if not pid:
+                        raise KataError("enter container: its process was killed", Code.UNKNOWN)
                 finally:
                     answers.close()
                 self._reaper.claim(pid, exit_)
@@ -106,15 +161,85 @@ class Native(Crun):
             if filter_fd >= 0:
                 os.close(filter_fd)
 
+    def kill_all(self, container_id: str) -> None:
+        """See Runtime."""
+        self._require_crun("kill all of", container_id)
+        super().kill_all(container_id)
+
+    def pause(self, container_id: str) -> None:
+        """See Runtime."""
+        self._require_crun("pause", container_id)
+        super().pause(container_id)
+
+    def resume(self, container_id: str) -> None:
+        """See Runtime."""
+        self._require_crun("resume", container_id)
+        super().resume(container_id)
+
+    def update(self, container_id: str, resources: dict[str, Json], scratch: str) -> None:
+        """See Runtime."""
+        if container_id not in self._own:
+            super().update(container_id, resources, scratch)
+            return
+        folder = self._own[container_id].cgroup
+        obstacle = limits.find_obstacle(resources)
+        if obstacle or not folder:
+            raise KataError(
+                f"update container {container_id}: cannot set {obstacle or 'limits'}",
+                Code.UNIMPLEMENTED,
+            )
+        limits.update(folder, resources)
+
     def delete(self, container_id: str) -> None:
         """See Runtime."""
         found = self._inits.pop(container_id, None)
         if found is not None:
-            os.close(found[0])
-        super().delete(container_id)
+            init_fd, _ = found
+            if container_id in self._own:
+                with contextlib.suppress(ProcessLookupError):
+                    signals.send(init_fd, signals.SIGKILL)
+            os.close(init_fd)
+        if container_id not in self._own:
+            super().delete(container_id)
+            return
+        self._own.pop(container_id).remove()
+
+    def _start_own(self, own: _Own) -> None:
+        if own.answers is None:
+            raise KataError("start container: it was started", Code.FAILED_PRECONDITION)
+        try:
+            own.answers.send(birth.START)
+            _follow(own.answers)
+        except BrokenPipeError:
+            pass  # it was killed while it waited
+        own.answers.close()
+        own.answers = None
+
+    def _find_obstacle(self, spec: dict[str, Json]) -> str:
+        """Return why crun has to create a container; empty when it need not."""
+        linux: Any = spec.get("linux") or {}
+        if self._manager != "disabled" and not os.path.exists(f"{cgroup.ROOT}/cgroup.controllers"):
+            return "cgroups of version 1"
+        return birth.find_obstacle(spec) or limits.find_obstacle(linux.get("resources") or {})
+
+    def _execute_by_crun(
+        self, container_id: str, process: dict[str, Json], scratch: str, stdio: Stdio, exit_: Exit
+    ) -> int:
+        self._require_crun("exec in", container_id)
+        return super().execute(container_id, process, scratch, stdio, exit_)
+
+    def _require_crun(self, verb: str, container_id: str) -> None:
+        if container_id in self._own:
+            raise KataError(
+                f"{verb} container {container_id}: not without crun, which has not made it",
+                Code.UNIMPLEMENTED,
+            )
 
     def _open_filter(self, container_id: str) -> int:
-        """Return a descriptor of the container's seccomp program, as crun has made it."""
+        """Return a descriptor of the container's seccomp program, -1 when it has none."""
+        own = self._own.get(container_id)
+        if own is not None:
+            return os.dup(own.filter_fd) if own.filter_fd >= 0 else -1
         try:
             path = f"{self._root}/{container_id}/seccomp.bpf"
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -122,8 +247,16 @@ class Native(Crun):
             return -1
 
 
-def _follow(answers: _socket.socket, console_path: str) -> int:
-    """Return the pid of a process that runs its program by now; raise why it does not."""
+def _name_streams(stdio: Stdio) -> dict[str, int]:
+    named = zip(("stdin", "stdout", "stderr"), stdio.fds, strict=True)
+    return {name: fd for name, fd in named if fd is not None}
+
+
+def _follow(answers: _socket.socket, console_path: str = "", last: bytes = b"") -> int:
+    """Return the pid of a process that is ready, or runs its program; raise why it does not.
+
+    ``last`` is the word that says so; without one it is the end of the answers.  0: no pid came.
+    """
     answers.settimeout(TIMEOUT_S)
     pid = 0
     while True:
@@ -135,7 +268,7 @@ def _follow(answers: _socket.socket, console_path: str) -> int:
             raise KataError(
                 f"enter container: not done after {TIMEOUT_S:g} s", Code.DEADLINE_EXCEEDED
             ) from error
-        if not parts:
+        if not parts or (last and parts[0] == last):
             break
         if parts[0] == entry.PID:
             pid = int(parts[1])
@@ -144,8 +277,8 @@ def _follow(answers: _socket.socket, console_path: str) -> int:
         else:
             message = parts[2].decode("utf-8", "replace")
             raise KataError(f"exec: {message}", int(parts[1]))
-    if not pid:
-        raise KataError("enter container: the process that does it was killed", Code.UNKNOWN)
+    if last and not parts:
+        raise KataError("create container: its first process was killed", Code.UNKNOWN)
     return pid
 
 

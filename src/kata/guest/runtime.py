@@ -18,13 +18,12 @@ class Runtime:
     leave no process behind.  Descriptors are borrowed.
     """
 
-    # The version that config.json states to this runtime, whatever the engine's was.
-    spec_version: str
-
-    def create(self, container_id: str, bundle: str, stdio: Stdio, exit_: Exit) -> int:
+    def create(
+        self, container_id: str, bundle: str, spec: dict[str, Json], stdio: Stdio, exit_: Exit
+    ) -> int:
         """Create a container whose first process waits for ``start``; return that process's pid.
 
-        ``bundle`` is a folder with config.json.  ``exit_`` is told the process's end.
+        ``bundle`` is a folder for files of the container's.  ``exit_`` is told the process's end.
         """
         raise _unsupported("create")
 
