@@ -89,9 +89,9 @@ def open_streams(
     process: dict[str, Any],
     fds: Mapping[str, int],
     reply: _socket.socket,
-    on_terminal: Callable[[int], None] | None = None,
+    on_terminal: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Begin a session with its standard streams; ``on_terminal`` gets a terminal's number."""
+    """Begin a session with its standard streams; ``on_terminal`` gets a terminal and its number."""
     os.setsid()
     if process.get("terminal"):
         uid = int((process.get("user") or {}).get("uid", 0))
@@ -178,7 +178,7 @@ def _open_terminal(
     size: dict[str, Any],
     uid: int,
     reply: _socket.socket,
-    on_terminal: Callable[[int], None] | None,
+    on_terminal: Callable[[int, int], None] | None,
 ) -> None:
     """Make a terminal of the container's own devpts the standard streams; send its master."""
     master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
@@ -190,7 +190,8 @@ def _open_terminal(
         fcntl.ioctl(slave, _TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     os.fchown(slave, uid, -1)
     if on_terminal:
-        on_terminal(struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0])
+        (number,) = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))
+        on_terminal(slave, number)
     fdpass.send(reply, [TERMINAL], [master])
     for number in (0, 1, 2):
         os.dup2(slave, number)

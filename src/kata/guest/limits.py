@@ -111,14 +111,22 @@ def remove(folder: str) -> None:
 
 def _hand_down(folder: str) -> None:
     """Let cgroups below a folder have all controllers that it has."""
+    path = f"{folder}/cgroup.subtree_control"
+    known = (files.find(path) or "").split()
     names = (files.find(f"{folder}/cgroup.controllers") or "").split()
-    known = (files.find(f"{folder}/cgroup.subtree_control") or "").split()
-    for name in names:
-        if name not in known:
-            try:
-                files.control(f"{folder}/cgroup.subtree_control", f"+{name}")
-            except OSError:
-                pass  # a limit that needs it will say so
+    missing = [f"+{name}" for name in names if name not in known]
+    if not missing:
+        return
+    try:
+        files.control(path, " ".join(missing))
+        return
+    except OSError:
+        pass  # one that cannot be handed down keeps the others back
+    for word in missing:
+        try:
+            files.control(path, word)
+        except OSError:
+            pass  # a limit that needs it will say so
 
 
 def _list_settings(resources: dict[str, Any]) -> list[tuple[str, str]]:

@@ -48,6 +48,14 @@ _LINKS = (
     ("stderr", "/proc/self/fd/2"),
     ("core", "/proc/kcore"),
 )
+# The kernel's own file systems, which a link must not put somewhere else (CVE-2019-19921).
+_KERNELS = ("proc", "sysfs")
+# Where in /proc other files may be put; elsewhere they could make the protected paths mean nothing
+# (CVE-2019-16884).  The list is runc's.
+_REPLACEABLE = (
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/net/dev",
+    "/proc/slabinfo", "/proc/stat", "/proc/swaps", "/proc/sys/kernel/ns_last_pid", "/proc/uptime",
+)  # fmt: skip
 _KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 _FOLDER_MODE = 0o755
 
@@ -66,6 +74,7 @@ class Root:
         syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
         syscalls.mount(path, path, "", syscalls.MS_REC | syscalls.MS_BIND)
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._procs: set[int] = set()
 
     def mount_all(self, mounts: Iterable[dict[str, Any]]) -> None:
         """Do the specification's mounts.  Raises KataError that names the one that failed."""
@@ -153,6 +162,8 @@ class Root:
                 syscalls.restrict_mount(tree, added, taken, recursive=False)
             is_folder = stat.S_ISDIR(os.fstat(tree).st_mode)
             fd = self._make_folder(target) if is_folder else self._make_file(target)
+            if os.fstat(fd).st_dev in self._procs and target.rstrip("/") not in _REPLACEABLE:
+                raise KataError(f"mount {source} at {target}: inside /proc", Code.INVALID_ARGUMENT)
             syscalls.move_mount_onto(tree, fd)
             os.close(fd)
             _propagate(tree, options)
@@ -166,12 +177,16 @@ class Root:
         if kind == "cgroup":
             source, kind, data = "cgroup", "cgroup2", ""
         fd = self._make_folder(target)
+        if kind in _KERNELS:
+            self._require_folder(target)
         # A path that does not pass through links again.
         syscalls.mount(source, _by_fd(fd), kind, options.flags, data)
         os.close(fd)
-        if options.propagation:
+        if options.propagation or kind == "proc":
             fd = self._open(target)
-            _propagate(fd, mount["options"])
+            _propagate(fd, mount.get("options") or [])
+            if kind == "proc":
+                self._procs.add(os.fstat(fd).st_dev)
             os.close(fd)
 
     def _make_device(self, device: dict[str, Any]) -> None:
@@ -193,6 +208,17 @@ class Root:
     def _open(self, path: str, flags: int = os.O_PATH) -> int:
         inner = path.lstrip("/") or "."
         return syscalls.openat2(self._fd, inner, flags, resolve=syscalls.RESOLVE_IN_ROOT)
+
+    def _require_folder(self, path: str) -> None:
+        """Refuse a path with links in it."""
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
+        try:
+            os.close(syscalls.openat2(self._fd, path.lstrip("/"), os.O_PATH, resolve=resolve))
+        except OSError as error:
+            raise KataError(
+                f"mount at {path}: it must be a folder, without links in its path",
+                Code.INVALID_ARGUMENT,
+            ) from error
 
     def _find(self, path: str) -> int:
         """Return an O_PATH descriptor, -1 when there is no such path."""
@@ -228,8 +254,11 @@ class Root:
         return fd
 
 
-def bind_console(number: int) -> None:
-    """Make a terminal, by its number, the container's /dev/console too.  After ``enter``."""
+def bind_console(terminal_fd: int, number: int) -> None:
+    """Make a terminal, the one of this number, the container's /dev/console too.
+
+    After ``enter``.  Raises PERMISSION_DENIED when its path is something else (CVE-2025-52565).
+    """
     path = "/dev/console"
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
@@ -237,6 +266,8 @@ def bind_console(number: int) -> None:
         pass
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     tree = syscalls.clone_mount(f"/dev/pts/{number}", syscalls.MS_PRIVATE, recursive=False)
+    if not os.path.samestat(os.fstat(tree), os.fstat(terminal_fd)):
+        raise KataError("make /dev/console: /dev/pts is not a devpts", Code.PERMISSION_DENIED)
     syscalls.move_mount_onto(tree, fd)
     os.close(tree)
     os.close(fd)
