@@ -24,18 +24,23 @@ class Mapping:
 
 def measure_memory(containerd: Containerd, name: str) -> list[Figure]:
     """Return the proportional set sizes in MB, guest memory and translated code told apart."""
+    limits = {"containerd-shim-kata-v2": 18.0}
+    figures = [
+        Figure(f"PSS of {kind}", "MB", (size,), limits.get(kind))
+        for kind, size in sorted(list_sizes(name).items())
+    ]
+    return [*figures, _guest_memory(containerd, name)]
+
+
+def list_sizes(name: str) -> dict[str, float]:
+    """Return the proportional set sizes in MB of a sandbox's processes, by kind."""
     sizes: dict[str, float] = {}
     for line in find_processes(name):
         pid, program = line.split()
         for mapping in read_mappings(pid):
             kind = _kind(program, mapping)
             sizes[kind] = sizes.get(kind, 0.0) + mapping.pss_kib * _KIB_IN_MB
-    limits = {"containerd-shim-kata-v2": 18.0}
-    figures = [
-        Figure(f"PSS of {kind}", "MB", (size,), limits.get(kind))
-        for kind, size in sorted(sizes.items())
-    ]
-    return [*figures, _guest_memory(containerd, name)]
+    return sizes
 
 
 def read_mappings(pid: str) -> Iterator[Mapping]:

@@ -190,3 +190,32 @@ def read_response(sock: socket.socket) -> tuple[int, ttrpc_pb2.Response]:
     assert incoming is not None
     assert incoming.kind == frame.RESPONSE
     return incoming.stream_id, ttrpc_pb2.Response.FromString(incoming.data)
+
+
+def test_what_follows_an_answer_comes_after_it() -> None:
+    arrived: list[bytes] = []
+    done = threading.Event()
+
+    def follow() -> None:
+        arrived.append(ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        done.set()
+
+    def end(request: health_pb2.CheckRequest) -> health_pb2.HealthCheckResponse:
+        if request.service == "end":
+            server.after_answer(follow)
+        return health_pb2.HealthCheckResponse()
+
+    lines: list[bytes] = []
+    server = Server(
+        {"grpc.Health": {"Check": (health_pb2.CheckRequest, end)}}, Logger(lines.append)
+    )
+    ours = connect(server)
+    request = ttrpc_pb2.Request(
+        service="grpc.Health",
+        method="Check",
+        payload=health_pb2.CheckRequest(service="end").SerializeToString(),
+    )
+    frame.Channel.from_socket(ours).write_frame(1, frame.REQUEST, request.SerializeToString())
+    assert done.wait(5)
+    assert arrived[0]
+    ours.close()

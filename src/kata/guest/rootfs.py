@@ -74,6 +74,8 @@ class Root:
         syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
         syscalls.mount(path, path, "", syscalls.MS_REC | syscalls.MS_BIND)
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # The shared folder's own mount has no devices; a container's may, as its rules allow.
+        syscalls.restrict_mount(self._fd, 0, syscalls.MOUNT_ATTR_NODEV, recursive=False)
         self._procs: set[int] = set()
 
     def mount_all(self, mounts: Iterable[dict[str, Any]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from kata.base.errors import Code, KataError, describe_error, error_code
 from kata.rpc import frame
 from kata.rpc.pb import ttrpc_pb2
@@ -28,6 +30,11 @@ class Server:
         self._services = services
         self._log = log
         self._workers = Workers("rpc")
+        self._later = threading.local()
+
+    def after_answer(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called when the request that this thread handles has been answered."""
+        self._later.call = call
 
     def serve(self, channel: frame.Channel) -> None:
         """Answer the requests of one channel until it ends or breaks the protocol.
@@ -52,7 +59,10 @@ class Server:
                 self._answer(channel, incoming.stream_id, _failure(refusal))
 
     def _handle(self, channel: frame.Channel, incoming: frame.Frame) -> None:
+        self._later.call = None
         self._answer(channel, incoming.stream_id, self._respond(incoming.data))
+        if self._later.call is not None:
+            self._later.call()
 
     def _respond(self, data: bytes) -> ttrpc_pb2.Response:
         name = "?"

@@ -44,7 +44,7 @@ def serve(arguments: Arguments, listener: socket.socket, path: str, starter: Sta
     identity = ShimIdentity(arguments.namespace, path, view)
     tasks = Tasks(identity, publisher, Spawner(), log)
     ended = threading.Event()
-    service = TaskService(tasks, ended.set)
+    service = TaskService(tasks, lambda: server.after_answer(ended.set))
     server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log)
     connected = threading.Event()
     threading.Thread(

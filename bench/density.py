@@ -1,0 +1,168 @@
+"""Many containers on one machine: what each costs, twenty at once, how many fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.memory import list_sizes
+from bench.samples import Figure
+from tests.support.containerd import IMAGE, RUNTIME, Containerd
+from tests.support.factory import find_factory, make_template
+from tests.support.leaks import find_processes
+
+_MANY = 20
+_SETTLE_S = 10.0
+_IDLE_S = 60.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+# The smallest machine that the guest image runs in, and when to stop asking for more.
+_SMALL_MIB = 128
+_MOST = 120
+_FREED_MIB = 300
+_FREED_AFTER_S = 10.0
+_JIT = "qemu: translated code (emulation only)"
+
+
+def measure_density(containerd: Containerd) -> list[Figure]:
+    """Return the costs of each of twenty idle containers."""
+    names = [f"bench-many-{number}" for number in range(_MANY)]
+    try:
+        for name in names:
+            containerd.start_container(name, "sleep", "100000")
+        time.sleep(_SETTLE_S)
+        return [*_measure_sizes(names), *_measure_idle(names)]
+    finally:
+        for name in names:
+            containerd.remove(name)
+
+
+def _measure_sizes(names: list[str]) -> list[Figure]:
+    samples: dict[str, list[float]] = {}
+    sums = []
+    for name in names:
+        sizes = list_sizes(name)
+        for kind, size in sizes.items():
+            samples.setdefault(kind, []).append(size)
+        sums.append(sum(size for kind, size in sizes.items() if kind != _JIT))
+    limits = {"containerd-shim-kata-v2": 5.0}
+    return [
+        *(
+            Figure(f"of {_MANY}: PSS of {kind}", "MB", tuple(found), limits.get(kind))
+            for kind, found in sorted(samples.items())
+        ),
+        Figure(f"of {_MANY}: PSS without translated code", "MB", tuple(sums), 90.0),
+    ]
+
+
+def _measure_idle(names: list[str]) -> list[Figure]:
+    """Return the processor time in percent of a processor, per program; the factory's too."""
+    before = dict(_read_times(names))
+    time.sleep(_IDLE_S)
+    used: dict[str, list[float]] = {}
+    for key, ticks in _read_times(names):
+        if key in before:
+            used.setdefault(key[0], []).append((ticks - before[key]) / _TICKS / _IDLE_S * 100)
+    limits = {"containerd-shim-kata-v2": 0.02, "kata-factory": 0.02}
+    return [
+        Figure(f"idle: processor time of {program}", "%", tuple(shares), limits.get(program))
+        for program, shares in sorted(used.items())
+    ]
+
+
+def _read_times(names: list[str]) -> Iterator[tuple[tuple[str, int], int]]:
+    processes = [tuple(line.split()) for name in names for line in find_processes(name)]
+    processes.append((str(find_factory()), "kata-factory"))
+    for pid, program in processes:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        yield (program, int(pid)), int(fields[11]) + int(fields[12])
+
+
+def measure_crowd(containerd: Containerd) -> list[Figure]:
+    """Start twenty containers at once; return when each ran, beside one alone."""
+    alone = []
+    for number in range(5):
+        with _running(containerd, [f"bench-alone-{number}"]) as times:
+            alone += times
+    with _running(containerd, [f"bench-crowd-{number}" for number in range(_MANY)]) as times:
+        crowd = sorted(times)
+    middle = sorted(alone)[len(alone) // 2]
+    late = crowd[int(0.95 * len(crowd)) - 1]
+    return [
+        Figure("one container: time to running", "s", tuple(alone)),
+        Figure(f"{_MANY} containers at once: time to running", "s", tuple(crowd)),
+        Figure("ratio of the 95th percentile to one alone", "", (late / middle,), 4.0),
+    ]
+
+
+@contextmanager
+def _running(containerd: Containerd, names: list[str]) -> Iterator[list[float]]:
+    """Start containers at the same time; yields the seconds after which each ran."""
+    began = time.perf_counter()
+    clients = {
+        subprocess.Popen(
+            containerd.command("run", "-d", "--runtime", RUNTIME, IMAGE, name, "sleep", "100000")
+        )
+        for name in names
+    }
+    times = []
+    try:
+        while clients:
+            for client in [client for client in clients if client.poll() is not None]:
+                times.append(time.perf_counter() - began)
+                clients.remove(client)
+            time.sleep(0.005)
+        yield times
+    finally:
+        for name in names:
+            containerd.remove(name)
+
+
+def measure_capacity(containerd: Containerd, configuration: str) -> list[Figure]:
+    """Start the smallest machines until one is refused; all have to answer an exec then."""
+    flags = ["--runtime-config-path", configuration]
+    make_template(containerd, *flags)
+    names: list[str] = []
+    answered = 0
+    try:
+        for number in range(_MOST):
+            name = f"bench-small-{number}"
+            names.append(name)
+            done = containerd.ctr(
+                "run", "-d", "--runtime", RUNTIME, *flags, IMAGE, name, "sleep", "100000",
+                check=False,
+            )  # fmt: skip
+            if done.returncode:
+                print(f"refused: {done.stderr.decode().strip()[-200:]}")
+                break
+        for name in names:
+            done = containerd.ctr("task", "exec", "--exec-id", "e", name, "echo", "on", check=False)
+            answered += done.stdout == b"on\n"
+    finally:
+        for name in names:
+            containerd.remove(name)
+    return [Figure(f"machines of {_SMALL_MIB} MB that answer at once", "", (float(answered),))]
+
+
+def measure_return(containerd: Containerd, name: str) -> list[Figure]:
+    """Return how much more memory a machine has after its guest freed what it had allocated."""
+    script = f"dd if=/dev/zero of=/dev/shm/f bs=1M count={_FREED_MIB}; rm /dev/shm/f"
+    guest = "qemu: guest memory"
+    before = list_sizes(name)[guest]
+    containerd.exec(name, "sh", "-c", f"mount -o remount,size=400m /dev/shm; {script}")
+    peak = list_sizes(name)[guest]
+    time.sleep(_FREED_AFTER_S)
+    after = list_sizes(name)[guest]
+    return [
+        Figure(f"memory of {_FREED_MIB} MB in use, at the end", "MB", (peak - before,)),
+        Figure("of that still held 10 s after it was freed", "MB", (after - before,), 40.0),
+    ]
+
+
+def write_json(figures: list[Figure], path: str) -> None:
+    """Write figures for machines."""
+    Path(path).write_text(json.dumps([figure.to_json() for figure in figures], indent=2) + "\n")
