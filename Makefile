@@ -9,7 +9,7 @@ VENV := .venv
 IMAGE_DIR := build/share
 ARGS ?=
 
-.PHONY: demo test lint image bench proto setup install uninstall clean
+.PHONY: demo test lint image bench plots proto setup install uninstall clean
 
 # The set-up is written in Python, which a minimal Debian lacks.
 $(PYTHON):
@@ -32,6 +32,10 @@ image: setup
 
 bench: setup
 	@$(SUDO) $(VENV)/bin/python -m bench $(ARGS)
+
+plots: setup
+	@$(VENV)/bin/python -m pip --disable-pip-version-check -q install -e '.[plots]'
+	@$(VENV)/bin/python -m bench.plots $(ARGS)
 
 proto: setup
 	@$(VENV)/bin/python -m tools.proto

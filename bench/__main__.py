@@ -9,11 +9,21 @@ import time
 from pathlib import Path
 
 from bench.boot import measure_boot
+from bench.density import (
+    SMALL_MIB,
+    measure_capacity,
+    measure_crowd,
+    measure_density,
+    measure_return,
+)
 from bench.memory import measure_memory
 from bench.pods import measure_pods
 from bench.samples import Figure
-from bench.starts import measure_exec, measure_run
+from bench.starts import measure_cold_run, measure_exec, measure_run
+from bench.streams import measure_output
+from tests.support.configuration import write_configuration
 from tests.support.containerd import Containerd
+from tests.support.factory import make_template
 from tools import busybox_image
 
 # An idle container has settled by then.
@@ -39,12 +49,22 @@ def main() -> None:
         containerd.start()
         try:
             containerd.ctr("image", "import", busybox_image.cached_image(folder))
-            add(measure_run(containerd, options.rounds))
+            cold = write_configuration(Path(folder) / "cold.toml", enable_template=False)
+            add(measure_cold_run(containerd, options.rounds, cold))
             add(measure_boot(options.rounds))
+            make_template(containerd)
+            add(measure_run(containerd, options.rounds * 2))
             containerd.start_container(_SHARED, "sleep", "100000")
             time.sleep(_SETTLE_S)
             add(measure_memory(containerd, _SHARED))
             add(measure_exec(containerd, _SHARED, options.rounds * 2))
+            add(measure_output(containerd, _SHARED, options.rounds))
+            add(measure_return(containerd, _SHARED))
+            containerd.remove(_SHARED)
+            add(measure_crowd(containerd))
+            add(measure_density(containerd))
+            small = write_configuration(Path(folder) / "small.toml", default_memory=SMALL_MIB)
+            add(measure_capacity(containerd, small))
         finally:
             containerd.remove(_SHARED)
             containerd.stop()

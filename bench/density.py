@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -21,7 +20,7 @@ _SETTLE_S = 10.0
 _IDLE_S = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 # The smallest machine that the guest image runs in, and when to stop asking for more.
-_SMALL_MIB = 128
+SMALL_MIB = 128
 _MOST = 120
 _FREED_MIB = 300
 _FREED_AFTER_S = 10.0
@@ -145,7 +144,7 @@ def measure_capacity(containerd: Containerd, configuration: str) -> list[Figure]
     finally:
         for name in names:
             containerd.remove(name)
-    return [Figure(f"machines of {_SMALL_MIB} MB that answer at once", "", (float(answered),))]
+    return [Figure(f"machines of {SMALL_MIB} MB that answer at once", "", (float(answered),))]
 
 
 def measure_return(containerd: Containerd, name: str) -> list[Figure]:
@@ -161,8 +160,3 @@ def measure_return(containerd: Containerd, name: str) -> list[Figure]:
         Figure(f"memory of {_FREED_MIB} MB in use, at the end", "MB", (peak - before,)),
         Figure("of that still held 10 s after it was freed", "MB", (after - before,), 40.0),
     ]
-
-
-def write_json(figures: list[Figure], path: str) -> None:
-    """Write figures for machines."""
-    Path(path).write_text(json.dumps([figure.to_json() for figure in figures], indent=2) + "\n")

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import itertools
 
-from bench.samples import Figure, compare, time_pairs
+from bench.samples import Figure, compare, time_call, time_pairs
 from tests.support.containerd import IMAGE, RUNTIME, Containerd
 
 _RUNC = "io.containerd.runc.v2"
 _IDS = itertools.count()
 
 
+def measure_cold_run(containerd: Containerd, rounds: int, configuration: str) -> list[Figure]:
+    """Time ``ctr run --rm busybox true`` with a machine that boots."""
+    flags = ["--runtime-config-path", configuration]
+
+    def run() -> None:
+        containerd.run(f"bench-cold-{next(_IDS)}", "true", flags=flags)
+
+    times = tuple(time_call(run) for _ in range(rounds))
+    return [Figure("ctr run with kata, cold", "s", times)]
+
+
 def measure_run(containerd: Containerd, rounds: int) -> list[Figure]:
-    """Time ``ctr run --rm busybox true``."""
+    """Time ``ctr run --rm busybox true`` with a template."""
 
     def run(runtime: str) -> None:
         containerd.run(f"bench-run-{next(_IDS)}", "true", runtime=runtime)

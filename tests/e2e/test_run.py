@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.containerd import RUNTIME, Containerd
 from tests.support.leaks import find_processes
+from tools.setup import BUILD
 
 pytestmark = pytest.mark.e2e
 
@@ -33,6 +34,20 @@ def test_processes_of_a_sandbox(containerd: Containerd, name: str) -> None:
     assert programs == ["containerd-shim-kata-v2", "qemu-system-x86_64", "virtiofsd"]
     inside = containerd.exec(name, "ps", "-o", "args").stdout.decode().splitlines()
     assert inside == ["COMMAND", "sleep 1000", "ps -o args"]
+
+
+def test_trace_of_a_start(containerd: Containerd, name: str) -> None:
+    containerd.start_container(name, "sleep", "1000")
+    done = subprocess.run(
+        [f"{BUILD}/bin/kata-runtime", "trace", name], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    for step in (
+        "start machine", "start QEMU", "start virtiofsd", f"mount files of {name[:12]}",
+        "wait for agent", "set up guest", f"create {name[:12]}", f"start {name[:12]}",
+    ):  # fmt: skip
+        (line,) = (line for line in lines if line.startswith(f"{step}  "))
+        assert line.endswith(" ms")
 
 
 def test_exit_codes_of_the_container(containerd: Containerd, name: str) -> None:

@@ -29,7 +29,8 @@ ls -lan /dev | awk '{print $1, $3, $4, $5, $6, $NF}' | sort
 cat /proc/self/oom_score_adj
 echo; awk '{print $5, $6, $7, $8, $9, $10}' /proc/self/mountinfo | sed 's/[a-z]*:[0-9]* //g'
 ls -la / | awk '{print $1, $3, $4, $NF}' | sort
-cat /proc/sys/kernel/hostname; ls -d /proc/[0-9]* | head -1
+cat /proc/sys/kernel/hostname /proc/sys/kernel/shmmax /proc/sys/fs/mqueue/msg_max
+ ls -d /proc/[0-9]* | head -1
 for path in /proc/kcore /proc/timer_list /proc/sys/kernel/domainname /data /data/deep; do
     head -c 20 $path 2>&1 | od -c | head -2
     (echo x > $path/new) 2>&1; (echo x > $path) 2>&1
@@ -122,6 +123,10 @@ CASES: dict[str, Change] = {
             {"path": "/dev/queue", "type": "p"},
         ]
     ),
+    "settings": linux(sysctl={"kernel.shmmax": "123456", "fs.mqueue.msg_max": "11"}),
+    "propagation to it": linux(rootfsPropagation="rslave"),
+    "propagation from it": linux(rootfsPropagation="shared"),
+    "no propagation": linux(rootfsPropagation="rprivate"),
     "filter": linux(seccomp=FILTER),
     "network": new_network,
 }

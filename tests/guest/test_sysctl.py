@@ -87,3 +87,26 @@ def test_a_setting_that_cannot_be_is_named(netns: Netns, name: str, text: str) -
 @pytest.mark.parametrize("empty", [{}, {"linux": {}}, {"linux": {"sysctl": None}}, {"linux": None}])
 def test_nothing_is_asked(empty: dict[str, Json]) -> None:
     sysctl.apply_network(empty)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("kernel.shmmax", "ipc"),
+        ("kernel/sem", "ipc"),
+        ("fs.mqueue.msg_max", "ipc"),
+        ("kernel.domainname", "uts"),
+        ("net.ipv4.ip_forward", "network"),
+        ("kernel.pid_max", ""),
+        ("vm.swappiness", ""),
+    ],
+)
+def test_namespace_of_a_setting(name: str, kind: str) -> None:
+    assert sysctl.find_namespace(name) == kind
+
+
+@pytest.mark.parametrize("name", ["vm.swappiness", "kernel.pid_max", "net.core.somaxconn"])
+def test_setting_of_the_whole_guest_is_refused(name: str) -> None:
+    with pytest.raises(KataError, match=f"set sysctl {name}: it is not one of") as caught:
+        sysctl.apply({name: "1"}, ["ipc", "uts", "mount"])
+    assert caught.value.code == Code.INVALID_ARGUMENT

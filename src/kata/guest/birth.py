@@ -12,7 +12,7 @@ import os
 import sys
 
 from kata.base import fdpass, syscalls
-from kata.guest import entry, files, loopback, privileges, rootfs, seccomp, signals
+from kata.guest import entry, files, loopback, privileges, rootfs, seccomp, signals, sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ _ENDED = 127
 # Members of the specification and of its linux object that crun obeys and this does not.
 _CRUNS = ("solaris", "windows", "vm", "zos")
 _CRUNS_LINUX = (
-    "uidMappings", "gidMappings", "sysctl", "mountLabel", "personality", "timeOffsets",
-    "rootfsPropagation", "netDevices",
+    "uidMappings", "gidMappings", "mountLabel", "personality", "timeOffsets", "netDevices",
 )  # fmt: skip
 _CRUNS_PROCESS = (
     "ioPriority", "scheduler", "execCPUAffinity", "apparmorProfile", "selinuxLabel",
@@ -56,6 +55,8 @@ def find_obstacle(spec: dict[str, Any]) -> str:
         found += filter(None, [seccomp.find_obstacle(linux["seccomp"])])
     found += [f"hook {key}" for key, hooks in (spec.get("hooks") or {}).items() if hooks]
     found += [key for key in spec.get("annotations") or {} if key.startswith(_CRUNS_ANNOTATION)]
+    if "unbindable" in (linux.get("rootfsPropagation") or ""):
+        found.append("rootfsPropagation")
     if not (spec.get("root") or {}).get("path"):
         found.append("no root")
     if not (spec.get("process") or {}).get("args"):
@@ -124,17 +125,19 @@ def _enter_namespaces(namespaces: list[dict[str, Any]]) -> int:
 def _prepare(spec: dict[str, Any], name: str, made: int) -> None:
     """Make the container around this process.  Raises KataError or OSError."""
     linux = spec["linux"]
+    kinds = [namespace["type"] for namespace in linux.get("namespaces") or []]
     os.umask(0)
     # Of a namespace that it shares, too: as crun.
-    if any(namespace["type"] == "uts" for namespace in linux.get("namespaces") or []):
+    if "uts" in kinds:
         if spec.get("hostname"):
             _socket.sethostname(spec["hostname"])
         if spec.get("domainname"):
             syscalls.set_domain_name(spec["domainname"])
     if made & syscalls.CLONE_NEWNET:
         loopback.bring_up()
+    sysctl.apply(linux.get("sysctl") or {}, kinds)
     mounts = spec.get("mounts") or []
-    root = rootfs.Root(spec["root"]["path"])
+    root = rootfs.Root(spec["root"]["path"], linux.get("rootfsPropagation") or "")
     root.mount_all(mounts)
     if not any(mount["destination"] == "/dev" and rootfs.is_bind(mount) for mount in mounts):
         root.make_devices(linux.get("devices") or [])

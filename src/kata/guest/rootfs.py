@@ -58,6 +58,7 @@ _REPLACEABLE = (
 )  # fmt: skip
 _KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 _FOLDER_MODE = 0o755
+_RECEIVING = ("slave", "rslave", "shared", "rshared")
 
 
 def is_bind(mount: dict[str, Any]) -> bool:
@@ -69,9 +70,17 @@ def is_bind(mount: dict[str, Any]) -> bool:
 class Root:
     """The folder that becomes a container's root.  Owns a descriptor of it."""
 
-    def __init__(self, path: str) -> None:
-        """Make ``path`` a mount of its own.  Raises OSError."""
-        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    def __init__(self, path: str, propagation: str = "") -> None:
+        """Make ``path`` a mount of its own, with the specification's propagation.
+
+        Raises OSError, or INVALID_ARGUMENT for a word that is none.
+        """
+        self._propagation = parse_options([propagation]).propagation
+        if propagation and not self._propagation:
+            raise KataError(f"root: no propagation {propagation!r}", Code.INVALID_ARGUMENT)
+        # From the guest to the container at most.
+        deep = syscalls.MS_SLAVE if propagation in _RECEIVING else syscalls.MS_PRIVATE
+        syscalls.mount("", "/", "", syscalls.MS_REC | deep)
         syscalls.mount(path, path, "", syscalls.MS_REC | syscalls.MS_BIND)
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         # The shared folder's own mount has no devices; a container's may, as its rules allow.
@@ -151,6 +160,8 @@ class Root:
         syscalls.pivot_root(".", ".")
         syscalls.umount(".", syscalls.MNT_DETACH)
         os.chdir("/")
+        for flag in self._propagation:
+            syscalls.mount("", "/", "", flag)
 
     def _bind(self, source: str, target: str, options: list[str]) -> None:
         added, taken = _attributes(options, "")

@@ -1,7 +1,8 @@
 """Kernel settings that containers ask for.
 
-The guest has one network namespace, the pod's: its ``net.*`` are set here, as crun sets them only
-in a namespace of the container's own.  The others are left to crun.
+The guest has one network namespace, the pod's: its ``net.*`` are set by ``apply_network``, as crun
+sets them only in a namespace of the container's own.  The others belong to namespaces that the
+container's first process is in.
 """
 
 from __future__ import annotations
@@ -11,9 +12,25 @@ from kata.guest import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kata.oci.render import Json
 
 _ROOT = "/proc/sys"
+# Which namespace settings belong to (proc(5)); the list is runc's.
+_NAMESPACES = {
+    "kernel.domainname": "uts",
+    "kernel.hostname": "uts",
+    "kernel.msgmax": "ipc",
+    "kernel.msgmnb": "ipc",
+    "kernel.msgmni": "ipc",
+    "kernel.sem": "ipc",
+    "kernel.shmall": "ipc",
+    "kernel.shmmax": "ipc",
+    "kernel.shmmni": "ipc",
+    "kernel.shm_rmid_forced": "ipc",
+}
+_PREFIXES = {"net.": "network", "fs.mqueue.": "ipc"}
 
 
 def apply_network(spec: dict[str, Json]) -> None:
@@ -30,6 +47,36 @@ def apply_network(spec: dict[str, Json]) -> None:
             raise KataError(
                 f"set sysctl {name}: {error.strerror}", Code.INVALID_ARGUMENT
             ) from error
+
+
+def apply(settings: dict[str, str], namespaces: Iterable[str]) -> None:
+    """Set what a container asks for, from its first process, which is in these ``namespaces``.
+
+    Raises INVALID_ARGUMENT for a setting that is the whole guest's, or fails.
+    """
+    kinds = set(namespaces)
+    for name, value in settings.items():
+        path = find_path(name)
+        if find_namespace(name) not in kinds:
+            raise KataError(
+                f"set sysctl {name}: it is not one of the container's own namespaces",
+                Code.INVALID_ARGUMENT,
+            )
+        try:
+            files.control(path, str(value))
+        except OSError as error:
+            raise KataError(
+                f"set sysctl {name}: {error.strerror}", Code.INVALID_ARGUMENT
+            ) from error
+
+
+def find_namespace(name: str) -> str:
+    """Return the kind of namespace that a setting belongs to, empty when it is everybody's."""
+    dotted = name.replace("/", ".")
+    for prefix, kind in _PREFIXES.items():
+        if dotted.startswith(prefix):
+            return kind
+    return _NAMESPACES.get(dotted, "")
 
 
 def find_path(name: str) -> str:

@@ -9,12 +9,13 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.base.processes import Child, Spawner, end_process, read_start_time
+from kata.base.trace import Trace
 from kata.config.records import Config
 from kata.host.hypervisor.interface import Hypervisor
 from kata.host.hypervisor.qemu.driver import Qemu
@@ -44,6 +45,7 @@ class MachineContext:
     log: Logger
     spawner: Spawner
     record: RecordFile
+    trace: Trace = field(default_factory=Trace)
 
 
 class Machine:
@@ -93,10 +95,13 @@ class Machine:
             share_fd = self._start_share(shared)
             self._start_guard()
             try:
-                copy_data(template.memory_fd, memory_fd)
-                self._hypervisor.restore(template.state)
+                with self._context.trace.step("copy memory"):
+                    copy_data(template.memory_fd, memory_fd)
+                with self._context.trace.step("restore state"):
+                    self._hypervisor.restore(template.state)
                 if spec.share is not None:
-                    self._hypervisor.plug_share(spec.share, share_fd)
+                    with self._context.trace.step("plug shared folder"):
+                        self._hypervisor.plug_share(spec.share, share_fd)
             finally:
                 os.close(share_fd)
         except KataError as error:
@@ -116,7 +121,8 @@ class Machine:
             self._guard = Guard(self._vm, self._share, self._observer)
 
     def _start_vm(self, spec: VmSpec, lent: LentFds, *, restored: bool = False) -> None:
-        streams = self._hypervisor.start(spec, lent, restored=restored)
+        with self._context.trace.step("start QEMU"):
+            streams = self._hypervisor.start(spec, lent, restored=restored)
         self._vm = self._hypervisor.child()
         self._context.record.add_process("qemu", self._vm.pid, self._vm.start_time)
         self._undo.push("qemu", self._hypervisor.stop)
@@ -186,16 +192,16 @@ class Machine:
 
     def _start_share(self, shared: SharedFolderPaths) -> int:
         hypervisor = self._context.config.hypervisor
-        share = start_share(
-            ShareSpec(
-                hypervisor.virtio_fs_daemon,
-                shared.shared,
-                hypervisor.virtio_fs_cache,
-                tuple(hypervisor.virtio_fs_extra_args),
-            ),
-            self._context.spawner,
-            f"{self._context.record.folder}/virtiofsd.sock",
+        spec = ShareSpec(
+            hypervisor.virtio_fs_daemon,
+            shared.shared,
+            hypervisor.virtio_fs_cache,
+            tuple(hypervisor.virtio_fs_extra_args),
         )
+        with self._context.trace.step("start virtiofsd"):
+            share = start_share(
+                spec, self._context.spawner, f"{self._context.record.folder}/virtiofsd.sock"
+            )
         self._share = share.child
         self._context.record.add_process("virtiofsd", share.child.pid, share.child.start_time)
         self._undo.push("virtiofsd", lambda: _end_family(share.child))

@@ -14,6 +14,7 @@ from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.base.mountinfo import list_mounts
 from kata.base.processes import Spawner, read_start_time
+from kata.base.trace import SHOWN, Trace
 from kata.config.records import Config
 from kata.host.hypervisor.accelerator import choose_accelerator
 from kata.host.hypervisor.interface import Hypervisor
@@ -60,6 +61,7 @@ class Sandbox:
         self._log = log
         self._spawner = spawner
         self._undo = UndoStack()
+        self.trace = Trace()
         self._record = RecordFile(sandbox_id)
         self._shared = layout.shared_paths(sandbox_id)
         self._machine: Machine | None = None
@@ -90,11 +92,13 @@ class Sandbox:
         shim = ProcessEntry("shim", own_pid, read_start_time(own_pid) or 0)
         self._record.create(owner, shim)
         self._undo.push("state folder", self._record.remove)
+        self.trace.keep_in(self._record.folder)
         accelerator = choose_accelerator(self._config.hypervisor.accel, ROOT)
         if accelerator.reason:
             self._log.warning("no KVM, the machine is emulated", reason=accelerator.reason)
         cid = vsock.choose_cid() if self._wants_vsock() else None
-        network = self._connect_network()
+        with self.trace.step("connect network"):
+            network = self._connect_network()
         free_mib = find_free_mib(plan.find_memory_folder(self._config))
         size = plan_size(self._config.hypervisor, self._pod.limits, free_mib)
         spec = plan.plan_vm(self.id, self._config, size, accelerator.name, cid)
@@ -102,11 +106,13 @@ class Sandbox:
         self._undo.push("shared folder", self._remove_share)
         layout.prepare_shared_folder(self._shared)
         spawner = self._enter_cgroup(size)
-        context = MachineContext(self._config, self._log, spawner, self._record)
-        launch_machine(context, self._spec, self._shared, self._take_machine)
+        context = MachineContext(self._config, self._log, spawner, self._record, self.trace)
+        with self.trace.step("start machine"):
+            launch_machine(context, self._spec, self._shared, self._take_machine)
         machine = self._get_machine()
         if network is not None:
-            network.plug(machine.hypervisor)
+            with self.trace.step("plug network"):
+                network.plug(machine.hypervisor)
         if self._aborted:
             raise KataError(f"start sandbox {self.id}: it is not wanted any more", Code.ABORTED)
         self._log.info(
@@ -132,7 +138,8 @@ class Sandbox:
         """Return when the guest is set up for containers; raise the cause when it cannot be."""
         started = time.monotonic()
         machine = self._get_machine()
-        machine.wait_agent(self._spec)
+        with self.trace.step("wait for agent"):
+            machine.wait_agent(self._spec)
         self._log.info("agent answers", ms=_since(started))
         request = agent_pb2.CreateSandboxRequest(
             sandbox_id=self.id, hostname=self._pod.hostname[:64]
@@ -147,11 +154,13 @@ class Sandbox:
             mount_point=layout.GUEST_FOLDER,
             options=["nodev"],
         )
-        self.call("set up guest", lambda: machine.agent.create_sandbox(request))
+        with self.trace.step("set up guest"):
+            self.call("set up guest", lambda: machine.agent.create_sandbox(request))
         if self._network is not None:
             configured = time.monotonic()
             network = self._network
-            self.call("configure network", lambda: network.configure(machine.agent))
+            with self.trace.step("configure network"):
+                self.call("configure network", lambda: network.configure(machine.agent))
             network.follow(machine.hypervisor, machine.agent)
             self._forward_ports(machine.agent)
             self._log.info("network configured", ms=_since(configured))
@@ -210,9 +219,11 @@ class Sandbox:
         started = time.monotonic()
         try:
             disks = self._plug_disks(container.id, planned)
-            self.call(
-                "create container", lambda: container.create(self.agent, planned, disks, pids_of)
-            )
+            with self.trace.step(f"create {container.id[:SHOWN]}"):
+                self.call(
+                    "create container",
+                    lambda: container.create(self.agent, planned, disks, pids_of),
+                )
         except BaseException:
             self.release_disks(container.id)
             raise

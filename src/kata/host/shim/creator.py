@@ -14,6 +14,7 @@ from kata.base.errors import Code, KataError
 from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.base.processes import Spawner
+from kata.base.trace import SHOWN
 from kata.config.annotations import apply_annotations
 from kata.config.load import load_config
 from kata.host.sandbox.container import Container, ContainerRequest
@@ -98,7 +99,7 @@ class Creator:
             io.open()
             sandbox.boot(os.getpid(), self._identity.socket_path)
             if planned is not None:
-                container.prepare(planned, sandbox.mounts_folder, self._identity.view)
+                self._prepare(container, planned, sandbox)
             sandbox.wait_ready()
             if planned is not None:
                 sandbox.follow_volumes(planned, self._identity.view)
@@ -126,13 +127,17 @@ class Creator:
         )
         try:
             io.open()
-            container.prepare(planned, sandbox.mounts_folder, self._identity.view)
+            self._prepare(container, planned, sandbox)
             sandbox.follow_volumes(planned, self._identity.view)
             sandbox.create_container(container, planned, pids_of)
         except BaseException:
             self._release(container)
             raise
         return container
+
+    def _prepare(self, container: Container, planned: ContainerPlan, sandbox: Sandbox) -> None:
+        with sandbox.trace.step(f"mount files of {container.id[:SHOWN]}"):
+            container.prepare(planned, sandbox.mounts_folder, self._identity.view)
 
     def _plan(self, container_id: str, spec: dict[str, Any], sandbox: Sandbox) -> ContainerPlan:
         planned = plan_container(container_id, spec, self._rules(sandbox))

@@ -12,6 +12,7 @@ from kata.base.errors import Code, KataError, describe_error
 from kata.base.ids import check_id
 from kata.base.log import Logger
 from kata.base.processes import Spawner
+from kata.base.trace import SHOWN
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.container import Container
 from kata.host.sandbox.pause import PauseContainer
@@ -105,7 +106,8 @@ class Tasks:
         sandbox = self._get_sandbox()
         process = container.get_process(exec_id)
         if not exec_id:
-            sandbox.call("start container", lambda: container.start(sandbox.agent))
+            with sandbox.trace.step(f"start {container_id[:SHOWN]}"):
+                sandbox.call("start container", lambda: container.start(sandbox.agent))
             self._publisher.publish(events_pb2.TaskStart(container_id=container_id, pid=self.pid()))
             process.start_told.set()
         else:

@@ -1,0 +1,67 @@
+"""Draw the figures of a run: ``make plots``, after ``make bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # the backend has to be chosen before
+
+# File: title, unit, and the words of which one is in the names of its figures.
+_PLOTS = {
+    "ratios": ("Against runc, and against the best that there is", "", ("ratio",)),
+    "starts": ("Starts and execs", "s", ("run", "exec", "container")),
+    "memory": ("Memory of an idle container", "MB", ("PSS", "memory", "held")),
+    "idle": ("Processor time of an idle container", "%", ("idle",)),
+    "output": ("Standard output", "MB/s", ("output",)),
+}
+_ROW_IN = 0.42
+_WIDTH_IN = 10.0
+
+
+def main() -> None:
+    """Write one PNG for each group of figures."""
+    parser = argparse.ArgumentParser(prog="bench.plots", description=__doc__)
+    parser.add_argument("--json", default="build/bench.json", help="the figures of a run")
+    parser.add_argument("--output", default="docs/performance", help="the folder for the plots")
+    options = parser.parse_args()
+    figures = json.loads(Path(options.json).read_text())
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (title, unit, words) in _PLOTS.items():
+        chosen = [
+            figure
+            for figure in figures
+            if figure["unit"] == unit and any(word in figure["name"] for word in words)
+        ]
+        if chosen:
+            draw(title, unit, chosen, folder / f"{name}.png")
+            print(folder / f"{name}.png")
+
+
+def draw(title: str, unit: str, figures: list[dict[str, Any]], path: Path) -> None:
+    """Draw medians as bars, every sample as a dot, limits as lines."""
+    height = 1.2 + _ROW_IN * len(figures)
+    picture, axes = pyplot.subplots(figsize=(_WIDTH_IN, height), layout="constrained")
+    for row, figure in enumerate(reversed(figures)):
+        samples = figure["samples"]
+        axes.barh(row, statistics.median(samples), height=0.6, color="#8fb8de")
+        axes.plot(samples, [row] * len(samples), ".", color="#1f4e79", markersize=4)
+        if figure["limit"] is not None:
+            axes.plot([figure["limit"]] * 2, [row - 0.4, row + 0.4], color="#c0392b")
+    axes.set_yticks(range(len(figures)), [figure["name"] for figure in reversed(figures)])
+    axes.set_xlim(left=0)
+    axes.set_xlabel(unit or "times")
+    axes.set_title(f"{title} (red: at most)" if any(f["limit"] for f in figures) else title)
+    picture.savefig(path, dpi=90)
+    pyplot.close(picture)
+
+
+if __name__ == "__main__":
+    main()
