@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kata.base.errors import Code, KataError
 from kata.host.template import store as store_module
 from kata.host.template.key import template_key
-from kata.host.template.memory import copy_data, copy_pages, make_memory
+from kata.host.template.memory import Copying, copy_data, copy_pages, make_memory
 from kata.host.template.store import Store
 
 PAGE = 4096
@@ -51,6 +51,15 @@ def read_back(store: Store, key: str = "k1") -> tuple[bytes, bytes]:
         template.close()
 
 
+def test_copy_on_a_thread_of_its_own(memory: int) -> None:
+    target = make_memory(64 * PAGE)
+    copying = Copying(memory, target)
+    copying.wait()
+    copying.join()
+    assert os.pread(target, 64 * PAGE, 0) == os.pread(memory, 64 * PAGE, 0)
+    os.close(target)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.integers(0, 63), st.sampled_from([b"\0", b"x", b"\xff"])))
 def test_copies_hold_what_the_original_does(pages: dict[int, bytes]) -> None:
@@ -75,6 +84,9 @@ def test_memory_without_room_is_refused_by_name(tmp_path: Path, memory: int) -> 
         os.ftruncate(target, 64 * PAGE)
         with pytest.raises(KataError, match="copy memory: No space left") as caught:
             copy_data(memory, target)
+        copying = Copying(memory, target)
+        with pytest.raises(KataError, match="copy memory: No space left"):
+            copying.wait()
         os.close(target)
         with pytest.raises(KataError, match="copy memory: No space left"):
             Store(str(tmp_path / "templates")).save("k1", memory, STATE)

@@ -32,6 +32,7 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 CLONE_FS = 0x00000200
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -48,6 +49,7 @@ RB_POWER_OFF = 0x4321FEDC
 RB_AUTOBOOT = 0x01234567
 
 # x86_64
+_SYS_CLONE = 56
 _SYS_KEYCTL = 250
 _SYS_FINIT_MODULE = 313
 _SYS_BPF = 321
@@ -63,6 +65,7 @@ _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_SIGCHLD = 17
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 MOUNT_ATTR_RDONLY = 0x00000001
 MOUNT_ATTR_NOSUID = 0x00000002
@@ -79,6 +82,8 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Calls of this one keep the interpreter's lock.
+_python = ctypes.PyDLL(None, use_errno=True)
 
 
 def _check(result: int, what: str) -> int:
@@ -118,6 +123,23 @@ def setns(fd: int, kind: int = 0) -> None:
 def pivot_root(new_root: str, put_old: str) -> None:
     """Call pivot_root(2)."""
     _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), f"pivot_root {new_root}")
+
+
+def fork_sibling() -> int:
+    """Fork a process whose parent is the caller's own (clone(2), CLONE_PARENT).
+
+    For a caller with one thread.  What os.fork does around the call is done here.
+    """
+    _python.PyOS_BeforeFork()
+    pid = int(_python.syscall(_SYS_CLONE, CLONE_PARENT | _SIGCHLD, 0, 0, 0, 0))
+    if pid == 0:
+        _python.PyOS_AfterFork_Child()
+        return 0
+    number = ctypes.get_errno()
+    _python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(number, f"clone: {os.strerror(number)}")
+    return pid
 
 
 def prctl(option: int, argument: int) -> None:

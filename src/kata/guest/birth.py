@@ -1,8 +1,8 @@
-"""Make a container and become its first process.  Runs in a fork of the forker only.
+"""Make a container and become its first process.  Runs in a child of the forker's making only.
 
-Two processes do it, as for an exec (``entry``): the first joins and makes the namespaces and forks
-the second, which makes the root, gets everything ready up to the program, says so and waits for
-``start``.  What they have to tell goes over the reply's socket.
+In a pid namespace of its own that is one process.  Where others are in the namespace already, two
+do it, as for an exec (``entry``).  It joins and makes the other namespaces, makes the root, gets
+ready up to the program, says so and waits for ``start``.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ def create(spec: dict[str, Any], name: str, cgroups: list[str], fds: Mapping[str
     """
     reply = _socket.socket(fileno=fds["reply"])
     try:
+        if owns_pids(spec):
+            entry.tell_pid(reply)
         signals.reset()
         # An import from now on would run what the container has put there.
         sys.meta_path.clear()
@@ -92,11 +94,12 @@ def create(spec: dict[str, Any], name: str, cgroups: list[str], fds: Mapping[str
         if "oomScoreAdj" in process:
             entry.set_oom_score(int(process["oomScoreAdj"]))
         privileges.hide()
-        made = _enter_namespaces(spec["linux"].get("namespaces") or [])
-        pid = os.fork()
-        if pid:
-            fdpass.send(reply, [entry.PID, str(pid).encode()])
-            os._exit(0)
+        namespaces = spec["linux"].get("namespaces") or []
+        if owns_pids(spec):  # and is in it
+            namespaces = [one for one in namespaces if one["type"] != "pid"]
+        made = _enter_namespaces(namespaces)
+        if not owns_pids(spec):
+            entry.leave_to_child(reply)
         _prepare(spec, name, made)
         _become(spec, fds, reply)
     except BaseException as error:  # noqa: BLE001  # whatever it is, the agent is told
@@ -105,9 +108,15 @@ def create(spec: dict[str, Any], name: str, cgroups: list[str], fds: Mapping[str
         os._exit(_ENDED)
 
 
+def owns_pids(spec: dict[str, Any]) -> bool:
+    """Return whether a container is to have a pid namespace that is made for it."""
+    namespaces = spec["linux"].get("namespaces") or []
+    return any(one["type"] == "pid" and not one.get("path") for one in namespaces)
+
+
 def _enter_namespaces(namespaces: list[dict[str, Any]]) -> int:
     """Join and make what the specification says; returns the flags of those that were made."""
-    made = syscalls.CLONE_NEWNS
+    made = 0
     for namespace in namespaces:
         flag, path = _NAMESPACES[namespace["type"]], namespace.get("path")
         if not path:
@@ -118,7 +127,8 @@ def _enter_namespaces(namespaces: list[dict[str, Any]]) -> int:
             syscalls.setns(fd, flag)
         finally:
             os.close(fd)
-    syscalls.unshare(made)
+    if made:
+        syscalls.unshare(made)
     return made
 
 

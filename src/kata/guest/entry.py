@@ -1,8 +1,9 @@
-"""Enter a container and become one more process of it.  Runs in a fork of the forker only.
+"""Enter a container and become one more process of it.  Runs in a child of the forker only.
 
 Two processes do it: the first joins the container's cgroup and namespaces and forks the second,
-which is then in the container's pid namespace, and leaves it to the agent as an orphan.  What they
-have to tell goes over the reply's socket, which closes when the program is executed.
+which is then in the container's pid namespace, and leaves it to the agent as an orphan.  So what
+the container's processes can see has nothing of the agent's any more.  What the two have to tell
+goes over the reply's socket, which closes when the program is executed.
 """
 
 from __future__ import annotations
@@ -67,16 +68,26 @@ def enter(process: dict[str, Any], cgroups: list[str], fds: Mapping[str, int]) -
             set_oom_score(int(process["oomScoreAdj"]))
         privileges.hide()
         _join_namespaces(fds["init"])
-        pid = os.fork()
-        if pid:
-            fdpass.send(reply, [PID, str(pid).encode()])
-            os._exit(0)
+        leave_to_child(reply)
         open_streams(process, fds, reply)
         become(process, fds)
     except BaseException as error:  # noqa: BLE001  # whatever it is, the agent is told
         tell_failure(reply, error)
     finally:
         os._exit(_ENDED)
+
+
+def tell_pid(reply: _socket.socket) -> None:
+    """Tell the agent which process this is, by the number that it has for the agent."""
+    fdpass.send(reply, [PID, os.readlink("/proc/self").encode()])
+
+
+def leave_to_child(reply: _socket.socket) -> None:
+    """Go on in a child, in the pid namespace that was joined, which the agent is told of."""
+    pid = os.fork()
+    if pid:
+        fdpass.send(reply, [PID, str(pid).encode()])
+        os._exit(0)
 
 
 def tell_failure(reply: _socket.socket, error: BaseException) -> None:

@@ -13,8 +13,8 @@ import os
 import sys
 import threading
 
-from kata.base import fdpass
-from kata.guest import files, signals
+from kata.base import fdpass, syscalls
+from kata.guest import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,27 +130,37 @@ def _spawn() -> _socket.socket:
 def _serve(requests: _socket.socket) -> NoReturn:
     """Serve until the agent has ended."""
     files.control("/proc/self/comm", NAME)
-    # The first of each pair of processes is nobody's to wait for.
-    signals.ignore(signals.SIGCHLD)
+    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     while True:
         parts, fds = fdpass.receive(requests)
         if fds:
-            _answer(requests, fds)
+            _answer(requests, own_pids, fds)
         elif parts:
             from kata.guest import birth  # noqa: F401
         else:
             os._exit(0)
 
 
-def _answer(requests: _socket.socket, fds: list[int]) -> None:
+def _answer(requests: _socket.socket, own_pids: int, fds: list[int]) -> None:
+    """Make the process that is asked for; what goes wrong from then on it tells itself."""
     from kata.guest import birth, entry
 
-    if os.fork() == 0:
+    memory, *rest = fds
+    kind, arguments, names = marshal.loads(os.pread(memory, os.fstat(memory).st_size, 0))
+    named = dict(zip(names, rest, strict=True))
+    makes_pids = kind == _CREATE and birth.owns_pids(arguments[0])
+    if makes_pids:
+        # For the next child, until this process is back in its own.
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+    pid = -1
+    try:
+        pid = syscalls.fork_sibling()
+    finally:
+        if makes_pids and pid != 0:
+            syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
+    if pid == 0:
         requests.close()
-        memory, *rest = fds
-        data = os.pread(memory, os.fstat(memory).st_size, 0)
-        kind, arguments, names = marshal.loads(data)
-        named = dict(zip(names, rest, strict=True))
+        os.close(own_pids)
         if kind == _CREATE:
             spec, name, cgroups = arguments
             birth.create(spec, name, cgroups, named)

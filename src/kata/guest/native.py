@@ -258,7 +258,7 @@ def _follow(answers: _socket.socket, console_path: str = "", last: bytes = b"") 
     ``last`` is the word that says so; without one it is the end of the answers.  0: no pid came.
     """
     answers.settimeout(TIMEOUT_S)
-    pid = 0
+    pid, ready = 0, False
     while True:
         try:
             parts, fds = fdpass.receive(answers)
@@ -268,15 +268,19 @@ def _follow(answers: _socket.socket, console_path: str = "", last: bytes = b"") 
             raise KataError(
                 f"enter container: not done after {TIMEOUT_S:g} s", Code.DEADLINE_EXCEEDED
             ) from error
-        if not parts or (last and parts[0] == last):
+        if not parts:
             break
         if parts[0] == entry.PID:
             pid = int(parts[1])
+        elif parts[0] == last:
+            ready = True
         elif parts[0] == entry.TERMINAL:
             _hand_on(fds, console_path)
         else:
             message = parts[2].decode("utf-8", "replace")
             raise KataError(f"exec: {message}", int(parts[1]))
+        if ready and pid:  # two processes tell the two
+            break
     if last and not parts:
         raise KataError("create container: its first process was killed", Code.UNKNOWN)
     return pid

@@ -28,7 +28,7 @@ from kata.host.sandbox.record import RecordFile
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share.layout import SharedFolderPaths
 from kata.host.share.virtiofsd import ShareSpec, start_share
-from kata.host.template.memory import copy_data, make_memory
+from kata.host.template.memory import Copying, make_memory
 from kata.host.template.store import Template
 from kata.rpc.client import Client
 from kata.rpc.frame import Channel
@@ -89,14 +89,15 @@ class Machine:
         """Start virtiofsd and a copy of a template; its guest runs when this returns."""
         check_assets(spec)
         memory_fd = make_memory(template.memory_bytes)
+        # All side by side.
+        copying = Copying(template.memory_fd, memory_fd)
         try:
-            # The slower one first: both start while the memory is copied.
             self._start_vm(replace(spec, share=None), LentFds(memory=memory_fd), restored=True)
             share_fd = self._start_share(shared)
             self._start_guard()
             try:
-                with self._context.trace.step("copy memory"):
-                    copy_data(template.memory_fd, memory_fd)
+                with self._context.trace.step("wait for memory"):
+                    copying.wait()
                 with self._context.trace.step("restore state"):
                     self._hypervisor.restore(template.state)
                 if spec.share is not None:
@@ -107,6 +108,7 @@ class Machine:
         except KataError as error:
             self.fail("restore virtual machine", error)
         finally:
+            copying.join()
             os.close(memory_fd)
         self.is_copy = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 
 from kata.base.errors import Code, KataError
@@ -32,6 +33,33 @@ def copy_data(source_fd: int, target_fd: int) -> int:
     Raises RESOURCE_EXHAUSTED where there is no room.
     """
     return _copy(source_fd, target_fd, _find_data(source_fd))
+
+
+class Copying:
+    """A ``copy_data`` under way on a thread of its own; borrows the descriptors until ``join``."""
+
+    def __init__(self, source_fd: int, target_fd: int) -> None:
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(source_fd, target_fd), name="copy", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when all is copied; raise what ``copy_data`` raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+    def join(self) -> None:
+        """Return when the descriptors are not used any more."""
+        self._thread.join()
+
+    def _run(self, source_fd: int, target_fd: int) -> None:
+        try:
+            copy_data(source_fd, target_fd)
+        except BaseException as error:  # noqa: BLE001  # who waits gets it
+            self._error = error
 
 
 def copy_pages(source_fd: int, target_fd: int) -> int:
