@@ -311,11 +311,11 @@ def _propagate(fd: int, options: Iterable[str]) -> None:
 
 
 def _make_node(folder: int, name: str, mode: int, number: int) -> None:
+    # With no umask, see birth: a chmod would follow a link that somebody puts there meanwhile.
     try:
         os.mknod(name, mode, number, dir_fd=folder)
     except FileExistsError:
-        return  # the image's or a volume's own
-    os.chmod(name, stat.S_IMODE(mode), dir_fd=folder)
+        pass  # the image's or a volume's own
 
 
 def _make_link(folder: int, name: str, target: str) -> None:
