@@ -43,6 +43,9 @@ def main() -> None:
         figures.extend(more)
         for figure in more:
             print(figure.render(), flush=True)
+        # After each part: a later one that fails must not cost what was measured.
+        content = json.dumps([figure.to_json() for figure in figures], indent=2)
+        Path(options.json).write_text(f"{content}\n")
 
     with tempfile.TemporaryDirectory(prefix="kata-bench-") as folder:
         containerd = Containerd(Path(folder))
@@ -51,7 +54,7 @@ def main() -> None:
             containerd.ctr("image", "import", busybox_image.cached_image(folder))
             cold = write_configuration(Path(folder) / "cold.toml", enable_template=False)
             add(measure_cold_run(containerd, options.rounds, cold))
-            add(measure_boot(options.rounds))
+            add(measure_boot(options.rounds, cold))
             make_template(containerd)
             add(measure_run(containerd, options.rounds * 2))
             containerd.start_container(_SHARED, "sleep", "100000")
@@ -69,7 +72,6 @@ def main() -> None:
             containerd.remove(_SHARED)
             containerd.stop()
     add(measure_pods(options.rounds))
-    Path(options.json).write_text(json.dumps([f.to_json() for f in figures], indent=2) + "\n")
     print(f"as JSON: {options.json}")
 
 

@@ -29,7 +29,7 @@ _JIT = "qemu: translated code (emulation only)"
 
 def measure_density(containerd: Containerd) -> list[Figure]:
     """Return the costs of each of twenty idle containers."""
-    names = [f"bench-many-{number}" for number in range(_MANY)]
+    names = [f"bench-many-{number:02}" for number in range(_MANY)]
     try:
         for name in names:
             containerd.start_container(name, "sleep", "100000")
@@ -87,7 +87,7 @@ def measure_crowd(containerd: Containerd) -> list[Figure]:
     for number in range(5):
         with _running(containerd, [f"bench-alone-{number}"]) as times:
             alone += times
-    with _running(containerd, [f"bench-crowd-{number}" for number in range(_MANY)]) as times:
+    with _running(containerd, [f"bench-crowd-{number:02}" for number in range(_MANY)]) as times:
         crowd = sorted(times)
     middle = sorted(alone)[len(alone) // 2]
     late = crowd[int(0.95 * len(crowd)) - 1]
@@ -129,7 +129,7 @@ def measure_capacity(containerd: Containerd, configuration: str) -> list[Figure]
     answered = 0
     try:
         for number in range(_MOST):
-            name = f"bench-small-{number}"
+            name = f"bench-small-{number:03}"
             names.append(name)
             done = containerd.ctr(
                 "run", "-d", "--runtime", RUNTIME, *flags, IMAGE, name, "sleep", "100000",

@@ -60,7 +60,7 @@ def read_mappings(pid: str) -> Iterator[Mapping]:
 def _kind(program: str, mapping: Mapping) -> str:
     if program != "qemu-system-x86_64":
         return program
-    if mapping.path.startswith("/dev/shm/"):
+    if mapping.path.startswith(("/dev/shm/", "/memfd:kata-guest")):
         return "qemu: guest memory"
     if "x" in mapping.permissions and not mapping.path:
         return "qemu: translated code (emulation only)"
