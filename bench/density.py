@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bench.memory import list_sizes
-from bench.samples import Figure
+from bench.samples import Figure, read_time
 from tests.support.containerd import IMAGE, RUNTIME, Containerd
 from tests.support.factory import find_factory, make_template
 from tests.support.leaks import find_processes
@@ -18,7 +16,6 @@ from tests.support.leaks import find_processes
 _MANY = 20
 _SETTLE_S = 10.0
 _IDLE_S = 60.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 # The smallest machine that the guest image runs in, and when to stop asking for more.
 SMALL_MIB = 128
 _MOST = 120
@@ -63,9 +60,9 @@ def _measure_idle(names: list[str]) -> list[Figure]:
     before = dict(_read_times(names))
     time.sleep(_IDLE_S)
     used: dict[str, list[float]] = {}
-    for key, ticks in _read_times(names):
+    for key, time_s in _read_times(names):
         if key in before:
-            used.setdefault(key[0], []).append((ticks - before[key]) / _TICKS / _IDLE_S * 100)
+            used.setdefault(key[0], []).append((time_s - before[key]) / _IDLE_S * 100)
     limits = {"containerd-shim-kata-v2": 0.02, "kata-factory": 0.02}
     return [
         Figure(f"idle: processor time of {program}", "%", tuple(shares), limits.get(program))
@@ -73,12 +70,11 @@ def _measure_idle(names: list[str]) -> list[Figure]:
     ]
 
 
-def _read_times(names: list[str]) -> Iterator[tuple[tuple[str, int], int]]:
+def _read_times(names: list[str]) -> Iterator[tuple[tuple[str, int], float]]:
     processes = [tuple(line.split()) for name in names for line in find_processes(name)]
     processes.append((str(find_factory()), "kata-factory"))
     for pid, program in processes:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        yield (program, int(pid)), int(fields[11]) + int(fields[12])
+        yield (program, int(pid)), read_time(int(pid))
 
 
 def measure_crowd(containerd: Containerd) -> list[Figure]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from pathlib import Path
 
-from bench.samples import Figure, time_call
+from bench.samples import Figure, read_time, time_call
 from tests.support.containerd import IMAGE, Containerd
 from tests.support.sandboxes import SHIM, find_pids
 
 _RUNC = "io.containerd.runc.v2"
 _MB = 64
 _COMMAND = ("dd", "if=/dev/zero", "bs=65536", f"count={_MB * 10**6 // 65536}")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def measure_output(containerd: Containerd, name: str, rounds: int) -> list[Figure]:
@@ -40,5 +37,4 @@ def measure_output(containerd: Containerd, name: str, rounds: int) -> list[Figur
 
 def _used(name: str) -> float:
     (pid,) = find_pids(name, SHIM)
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return read_time(pid)

@@ -18,7 +18,7 @@ from kata.base.log import Logger
 from kata.rpc import frame
 from kata.rpc.client import Client, ConnectionLostError, RpcError
 from kata.rpc.pb import agent_pb2, health_pb2, ttrpc_pb2
-from kata.rpc.server import Server
+from kata.rpc.server import Server, after_answer
 
 GOLDEN_REQUEST = bytes.fromhex(
     # length 31, stream 1, request, remote closed
@@ -202,7 +202,7 @@ def test_what_follows_an_answer_comes_after_it() -> None:
 
     def end(request: health_pb2.CheckRequest) -> health_pb2.HealthCheckResponse:
         if request.service == "end":
-            server.after_answer(follow)
+            after_answer(follow)
         return health_pb2.HealthCheckResponse()
 
     lines: list[bytes] = []

@@ -142,9 +142,10 @@ def fork_sibling() -> int:
     return pid
 
 
-def prctl(option: int, argument: int) -> None:
-    """Call prctl(2) with one number."""
-    _check(_libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0), f"prctl {option}")
+def prctl(option: int, second: int, third: int = 0) -> None:
+    """Call prctl(2)."""
+    result = _libc.prctl(option, ctypes.c_ulong(second), ctypes.c_ulong(third), 0, 0)
+    _check(result, f"prctl {option}")
 
 
 def set_domain_name(name: str) -> None:

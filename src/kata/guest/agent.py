@@ -27,21 +27,6 @@ else:
     _Table = object
 
 
-class AgentChannel(Channel):
-    """A channel that knows when a thread's answer has been sent."""
-
-    def __init__(self, fd: int, hang_up: Callable[[], None], guest: Guest) -> None:
-        super().__init__(fd, hang_up)
-        self._guest = guest
-
-    def write_frame(self, stream_id: int, kind: int, data: bytes, flags: int = 0) -> None:
-        """See Channel."""
-        try:
-            super().write_frame(stream_id, kind, data, flags)
-        finally:
-            self._guest.answered()
-
-
 class Agent:
     """The services of one guest."""
 
@@ -83,7 +68,7 @@ class Agent:
         """Serve a virtio-serial port for ever, one host connection after the other."""
         from kata.guest import ports
 
-        channel = AgentChannel(fd, lambda: None, self._guest)
+        channel = Channel(fd, lambda: None)
         while True:
             self.server.serve(channel)
             self._log.warning("host hung up")
@@ -105,7 +90,7 @@ class Agent:
                 pass  # the host was faster
 
         try:
-            self.server.serve(AgentChannel(peer.fileno(), hang_up, self._guest))
+            self.server.serve(Channel(peer.fileno(), hang_up))
         finally:
             hang_up()
             # Requests under way may still answer on this descriptor; it is closed with the object,

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import _socket
 import os
-import sys
 
 from kata.base import fdpass, syscalls
-from kata.guest import entry, files, loopback, privileges, rootfs, seccomp, signals, sysctl
+from kata.guest import entry, files, loopback, rootfs, seccomp, sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,15 +30,11 @@ _NAMESPACES = {
     "uts": syscalls.CLONE_NEWUTS,
     "cgroup": syscalls.CLONE_NEWCGROUP,
 }
-_ENDED = 127
 
 # Members of the specification and of its linux object that crun obeys and this does not.
 _CRUNS = ("solaris", "windows", "vm", "zos")
 _CRUNS_LINUX = (
     "uidMappings", "gidMappings", "mountLabel", "personality", "timeOffsets", "netDevices",
-)  # fmt: skip
-_CRUNS_PROCESS = (
-    "ioPriority", "scheduler", "execCPUAffinity", "apparmorProfile", "selinuxLabel",
 )  # fmt: skip
 _CRUNS_OPTIONS = ("tmpcopyup", "copy-symlink", "remount")
 _CRUNS_ANNOTATION = "run.oci."
@@ -50,7 +45,7 @@ def find_obstacle(spec: dict[str, Any]) -> str:
     linux = spec.get("linux") or {}
     found = [key for key in _CRUNS if spec.get(key)]
     found += [key for key in _CRUNS_LINUX if linux.get(key)]
-    found += [key for key in _CRUNS_PROCESS if (spec.get("process") or {}).get(key)]
+    found += [key for key in entry.CRUNS if (spec.get("process") or {}).get(key)]
     if linux.get("seccomp"):
         found += filter(None, [seccomp.find_obstacle(linux["seccomp"])])
     found += [f"hook {key}" for key, hooks in (spec.get("hooks") or {}).items() if hooks]
@@ -61,7 +56,7 @@ def find_obstacle(spec: dict[str, Any]) -> str:
         found.append("no root")
     if not (spec.get("process") or {}).get("args"):
         found.append("no program")
-    paths = {entry["type"]: entry.get("path") or "" for entry in linux.get("namespaces") or []}
+    paths = {one["type"]: one.get("path") or "" for one in linux.get("namespaces") or []}
     found += [f"namespace {kind}" for kind in paths if kind not in _NAMESPACES]
     if paths.get("mount") != "" or paths.get("cgroup"):
         found.append("namespaces of mounts and cgroups that are not its own")
@@ -81,31 +76,23 @@ def create(spec: dict[str, Any], name: str, cgroups: list[str], fds: Mapping[str
     Ends this process in any case.  ``fds``: reply, and as far as there are any stdin, stdout,
     stderr, filter (a seccomp program).
     """
-    reply = _socket.socket(fileno=fds["reply"])
-    try:
-        if owns_pids(spec):
+
+    def work(reply: _socket.socket) -> None:
+        namespaces = spec["linux"].get("namespaces") or []
+        alone = owns_pids(spec)
+        if alone:  # and in it
             entry.tell_pid(reply)
-        signals.reset()
-        # An import from now on would run what the container has put there.
-        sys.meta_path.clear()
+            namespaces = [one for one in namespaces if one["type"] != "pid"]
         for folder in cgroups:
             files.control(f"{folder}/cgroup.procs", "0")
-        process = spec["process"]
-        if "oomScoreAdj" in process:
-            entry.set_oom_score(int(process["oomScoreAdj"]))
-        privileges.hide()
-        namespaces = spec["linux"].get("namespaces") or []
-        if owns_pids(spec):  # and is in it
-            namespaces = [one for one in namespaces if one["type"] != "pid"]
+        entry.prepare_self(spec["process"])
         made = _enter_namespaces(namespaces)
-        if not owns_pids(spec):
+        if not alone:
             entry.leave_to_child(reply)
         _prepare(spec, name, made)
         _become(spec, fds, reply)
-    except BaseException as error:  # noqa: BLE001  # whatever it is, the agent is told
-        entry.tell_failure(reply, error)
-    finally:
-        os._exit(_ENDED)
+
+    entry.run(fds, work)
 
 
 def owns_pids(spec: dict[str, Any]) -> bool:
@@ -171,6 +158,6 @@ def _become(spec: dict[str, Any], fds: Mapping[str, int], reply: _socket.socket)
         # Calls that no filter forbids; nothing to read means that it will not be started.
         os.write(reply.fileno(), fdpass.pack([READY]))
         if not os.read(reply.fileno(), len(START) + 4):
-            os._exit(_ENDED)
+            os._exit(entry.ENDED)
 
     entry.become(process, fds, wait)

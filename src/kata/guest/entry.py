@@ -37,6 +37,8 @@ _NAMESPACES = {
     "cgroup": syscalls.CLONE_NEWCGROUP,
     "user": syscalls.CLONE_NEWUSER,
 }
+# Members of a process that only crun obeys.
+CRUNS = ("ioPriority", "scheduler", "execCPUAffinity", "apparmorProfile", "selinuxLabel")
 _EBUSY = 16
 # asm-generic/ioctls.h
 _TIOCSCTTY = 0x540E
@@ -46,7 +48,7 @@ _TIOCGPTPEER = 0x5441
 _TIOCGPTN = 0x80045430
 # Where programs are looked for when the environment does not say.
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENDED = 127
+ENDED = 127
 
 
 def enter(process: dict[str, Any], cgroups: list[str], fds: Mapping[str, int]) -> NoReturn:
@@ -56,25 +58,39 @@ def enter(process: dict[str, Any], cgroups: list[str], fds: Mapping[str, int]) -
     ``fds``: reply, init (the container's first process, a pidfd), and as far as there are any
     stdin, stdout, stderr, filter (a seccomp program).
     """
-    reply = _socket.socket(fileno=fds["reply"])
-    try:
-        # The kernel would collect a child that ended at once, and its status with it.
-        signals.reset()
-        # An import from now on would run what the container has put there.
-        sys.meta_path.clear()
+
+    def work(reply: _socket.socket) -> None:
         for folder in cgroups:
             _join_cgroup(folder, fds["init"])
-        if "oomScoreAdj" in process:
-            set_oom_score(int(process["oomScoreAdj"]))
-        privileges.hide()
+        prepare_self(process)
         _join_namespaces(fds["init"])
         leave_to_child(reply)
         open_streams(process, fds, reply)
         become(process, fds)
+
+    run(fds, work)
+
+
+def run(fds: Mapping[str, int], work: Callable[[_socket.socket], None]) -> NoReturn:
+    """Do ``work`` in this process and end it; what goes wrong is told by the reply's socket."""
+    reply = _socket.socket(fileno=fds["reply"])
+    try:
+        signals.reset()
+        # An import from now on would run what the container has put there.
+        sys.meta_path.clear()
+        work(reply)
     except BaseException as error:  # noqa: BLE001  # whatever it is, the agent is told
-        tell_failure(reply, error)
+        code = error.code if isinstance(error, KataError) else Code.UNKNOWN
+        fdpass.send(reply, [FAILURE, str(code).encode(), describe_error(error).encode()])
     finally:
-        os._exit(_ENDED)
+        os._exit(ENDED)
+
+
+def prepare_self(process: dict[str, Any]) -> None:
+    """Do what has to be done before others can see this process."""
+    if "oomScoreAdj" in process:
+        _set_oom_score(int(process["oomScoreAdj"]))
+    privileges.hide()
 
 
 def tell_pid(reply: _socket.socket) -> None:
@@ -88,12 +104,6 @@ def leave_to_child(reply: _socket.socket) -> None:
     if pid:
         fdpass.send(reply, [PID, str(pid).encode()])
         os._exit(0)
-
-
-def tell_failure(reply: _socket.socket, error: BaseException) -> None:
-    """Tell the agent why there will be no process."""
-    code = error.code if isinstance(error, KataError) else Code.UNKNOWN
-    fdpass.send(reply, [FAILURE, str(code).encode(), describe_error(error).encode()])
 
 
 def open_streams(
@@ -155,8 +165,7 @@ def _join_cgroup(folder: str, init_fd: int) -> None:
         files.control(f"{cgroup.find_path(_pid_of(init_fd))}/cgroup.procs", "0")
 
 
-def set_oom_score(score: int) -> None:
-    """Set how soon the kernel ends this process when memory is short."""
+def _set_oom_score(score: int) -> None:
     try:
         files.control("/proc/self/oom_score_adj", str(score))
     except PermissionError:

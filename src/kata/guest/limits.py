@@ -92,10 +92,7 @@ def remove(folder: str) -> None:
     """
     if not os.path.isdir(folder):
         return
-    try:
-        files.control(f"{folder}/cgroup.kill", "1")
-    except OSError:
-        pass  # an empty one, or an old kernel, where the first process has taken the others along
+    cgroup.kill(folder)
     deadline = time.monotonic() + _ENDED_S
     while True:
         try:

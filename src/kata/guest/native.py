@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from kata.guest.stdio import Stdio
     from kata.oci.render import Json
 
-# Members of a process, and of a seccomp profile, that only crun obeys.
-_CRUNS = ("ioPriority", "scheduler", "execCPUAffinity", "apparmorProfile", "selinuxLabel")
-_CRUNS_FILTERS = ("flags", "listenerPath")
-
 
 class _Own:
     """What the agent holds of a container that it has made itself."""
@@ -97,7 +93,7 @@ class Native(Crun):
         """See Runtime."""
         linux = spec.get("linux")
         profile = linux.get("seccomp") if isinstance(linux, dict) else None
-        if isinstance(profile, dict) and any(profile.get(key) for key in _CRUNS_FILTERS):
+        if isinstance(profile, dict) and any(profile.get(key) for key in seccomp.CRUNS):
             return
         hooks = spec.get("hooks")
         if isinstance(hooks, dict) and hooks.get("poststart"):
@@ -139,7 +135,7 @@ class Native(Crun):
     ) -> int:
         """See Runtime."""
         found = self._inits.get(container_id)
-        if found is None or any(process.get(key) for key in _CRUNS):
+        if found is None or any(process.get(key) for key in entry.CRUNS):
             return self._execute_by_crun(container_id, process, scratch, stdio, exit_)
         init_fd, folders = found
         fds = {"init": init_fd, **_name_streams(stdio)}

@@ -91,7 +91,7 @@ def hide() -> None:
 
 def forbid_new_privileges() -> None:
     """Let no program that is executed from now on gain privileges."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_bounding(kept: frozenset[int]) -> None:
@@ -100,7 +100,7 @@ def drop_bounding(kept: frozenset[int]) -> None:
         if number in kept:
             continue
         try:
-            _prctl(_PR_CAPBSET_DROP, number)
+            syscalls.prctl(_PR_CAPBSET_DROP, number)
         except OSError as error:
             if error.errno == _EINVAL:  # beyond the kernel's last
                 return
@@ -109,7 +109,7 @@ def drop_bounding(kept: frozenset[int]) -> None:
 
 def switch_user(uid: int, gid: int, groups: list[int]) -> None:
     """Become a user, and keep the permitted capabilities for ``set_capabilities``."""
-    _prctl(_PR_SET_KEEPCAPS, 1)
+    syscalls.prctl(_PR_SET_KEEPCAPS, 1)
     try:
         os.setgroups(groups)
     except PermissionError:
@@ -117,7 +117,7 @@ def switch_user(uid: int, gid: int, groups: list[int]) -> None:
             raise
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    _prctl(_PR_SET_KEEPCAPS, 0)
+    syscalls.prctl(_PR_SET_KEEPCAPS, 0)
 
 
 def set_capabilities(
@@ -135,24 +135,17 @@ def set_capabilities(
     if _libc.capset(ctypes.byref(_Header(_VERSION, 0)), sets) < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"set capabilities: {os.strerror(number)}")
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for number in ambient & permitted & inheritable:
-        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
+        syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
 
 
 def filter_calls(program: bytes) -> None:
     """Load a seccomp filter, BPF as the kernel takes it."""
     buffer = ctypes.create_string_buffer(program, len(program))
     filters = _Program(len(program) // _FILTER_BYTES, ctypes.addressof(buffer))
-    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filters))
+    syscalls.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filters))
 
 
 def _word(numbers: frozenset[int], part: int) -> int:
     return sum(1 << (number - 32 * part) for number in numbers if number // 32 == part)
-
-
-def _prctl(option: int, second: int, third: int = 0) -> None:
-    result = _libc.prctl(option, ctypes.c_ulong(second), ctypes.c_ulong(third), 0, 0)
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl {option}: {os.strerror(number)}")

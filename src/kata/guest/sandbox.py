@@ -14,6 +14,7 @@ from kata.guest.oom import OomWatcher
 from kata.guest.pause import SharedPids
 from kata.guest.storage import Storages
 from kata.guest.users import MappedUsers, are_mapped
+from kata.rpc.server import after_answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Sandbox:
 
     def shut_down(self) -> None:
         """End the agent, and with it the guest, once the answer to this call has been sent."""
-        self._guest.after_answer(lambda: os.kill(os.getpid(), signals.SIGTERM))
+        after_answer(lambda: os.kill(os.getpid(), signals.SIGTERM))
 
     def create_container(
         self,

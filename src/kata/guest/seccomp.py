@@ -38,7 +38,7 @@ _OPERATORS = {
 _UNKNOWN_CALL = -1
 _MAX_ARGUMENTS = 6
 # What this leaves to crun: flags are for the call that loads a filter, a listener wants its socket.
-_CRUNS = ("flags", "listenerPath", "listenerMetadata")
+CRUNS = ("flags", "listenerPath", "listenerMetadata")
 
 
 class _Comparison(ctypes.Structure):
@@ -52,7 +52,7 @@ class _Comparison(ctypes.Structure):
 
 def find_obstacle(profile: dict[str, Any]) -> str:
     """Return what of a profile this cannot do; empty when it can do all."""
-    found = [key for key in _CRUNS if profile.get(key)]
+    found = [key for key in CRUNS if profile.get(key)]
     rules = profile.get("syscalls") or []
     actions = {profile.get("defaultAction"), *(rule.get("action") for rule in rules)}
     found += [f"seccomp {action}" for action in actions if action not in _ACTIONS]

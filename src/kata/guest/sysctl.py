@@ -40,13 +40,7 @@ def apply_network(spec: dict[str, Json]) -> None:
     if not isinstance(settings, dict):
         return
     for name in [name for name in settings if name.startswith(("net.", "net/"))]:
-        path = find_path(name)
-        try:
-            files.control(path, str(settings.pop(name)))
-        except OSError as error:
-            raise KataError(
-                f"set sysctl {name}: {error.strerror}", Code.INVALID_ARGUMENT
-            ) from error
+        _set(name, settings.pop(name))
 
 
 def apply(settings: dict[str, str], namespaces: Iterable[str]) -> None:
@@ -56,18 +50,13 @@ def apply(settings: dict[str, str], namespaces: Iterable[str]) -> None:
     """
     kinds = set(namespaces)
     for name, value in settings.items():
-        path = find_path(name)
+        find_path(name)  # which refuses what is no name
         if find_namespace(name) not in kinds:
             raise KataError(
                 f"set sysctl {name}: it is not one of the container's own namespaces",
                 Code.INVALID_ARGUMENT,
             )
-        try:
-            files.control(path, str(value))
-        except OSError as error:
-            raise KataError(
-                f"set sysctl {name}: {error.strerror}", Code.INVALID_ARGUMENT
-            ) from error
+        _set(name, value)
 
 
 def find_namespace(name: str) -> str:
@@ -77,6 +66,13 @@ def find_namespace(name: str) -> str:
         if dotted.startswith(prefix):
             return kind
     return _NAMESPACES.get(dotted, "")
+
+
+def _set(name: str, value: object) -> None:
+    try:
+        files.control(find_path(name), str(value))
+    except OSError as error:
+        raise KataError(f"set sysctl {name}: {error.strerror}", Code.INVALID_ARGUMENT) from error
 
 
 def find_path(name: str) -> str:

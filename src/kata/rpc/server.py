@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     Method: TypeAlias = tuple[type[Any], Callable[[Any], Message]]
 
 
+# What each thread has to do when its request has been answered.
+_later = threading.local()
+
+
+def after_answer(call: Callable[[], None]) -> None:
+    """Have ``call`` called when the request that this thread handles has been answered."""
+    _later.call = call
+
+
 class Server:
     """Serve a table of methods on any number of channels."""
 
@@ -30,11 +39,6 @@ class Server:
         self._services = services
         self._log = log
         self._workers = Workers("rpc")
-        self._later = threading.local()
-
-    def after_answer(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called when the request that this thread handles has been answered."""
-        self._later.call = call
 
     def serve(self, channel: frame.Channel) -> None:
         """Answer the requests of one channel until it ends or breaks the protocol.
@@ -59,10 +63,10 @@ class Server:
                 self._answer(channel, incoming.stream_id, _failure(refusal))
 
     def _handle(self, channel: frame.Channel, incoming: frame.Frame) -> None:
-        self._later.call = None
+        _later.call = None
         self._answer(channel, incoming.stream_id, self._respond(incoming.data))
-        if self._later.call is not None:
-            self._later.call()
+        if _later.call is not None:
+            _later.call()
 
     def _respond(self, data: bytes) -> ttrpc_pb2.Response:
         name = "?"

@@ -18,7 +18,7 @@ from kata.host.shim.events import Publisher
 from kata.host.shim.service import SERVICE_NAMES, TaskService
 from kata.host.shim.tasks import Tasks
 from kata.rpc.frame import Channel
-from kata.rpc.server import Server
+from kata.rpc.server import Server, after_answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def serve(arguments: Arguments, listener: socket.socket, path: str, starter: Sta
     identity = ShimIdentity(arguments.namespace, path, view)
     tasks = Tasks(identity, publisher, Spawner(), log)
     ended = threading.Event()
-    service = TaskService(tasks, lambda: server.after_answer(ended.set))
+    service = TaskService(tasks, lambda: after_answer(ended.set))
     server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log)
     connected = threading.Event()
     threading.Thread(
