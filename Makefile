@@ -38,7 +38,7 @@ plots: setup
 	@$(VENV)/bin/python -m bench.plots $(ARGS)
 
 proto: setup
-	@$(VENV)/bin/python -m tools.proto
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" python -m tools.proto
 
 install: | $(PYTHON)
 	@$(SUDO) $(PYTHON) -m tools.install

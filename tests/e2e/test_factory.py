@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kata.host.template.address import SOCKET
+from tests.e2e.conftest import FOLDER_PREFIX
 from tests.support.configuration import write_configuration
 from tests.support.containerd import Containerd
 from tests.support.factory import (
@@ -33,6 +35,18 @@ pytestmark = pytest.mark.vm
 # The field of /proc/PID/stat that says where the arguments are: the same in a fork only.
 _ARG_START = 48
 _AT_ONCE = 20
+
+
+@pytest.fixture(scope="module")
+def containerd(image_archive: str) -> Iterator[Containerd]:
+    """A containerd whose sandboxes do not get machines that wait for them, but copies."""
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
+        file = write_configuration(Path(folder) / "copies.toml", vm_cache_number=0)
+        daemon = Containerd(Path(folder), configuration=file)
+        daemon.start()
+        daemon.ctr("image", "import", image_archive)
+        yield daemon
+        daemon.stop()
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ PROGRAM = "kata-factory"
 LOG = Path("/run/kata/factory.log")
 # A machine boots in 3 s here, and a template waits for memory that the guest gives back.
 TIMEOUT_S = 90.0
+# Forks of the factory that are no shims.
+_WORKERS = frozenset({b"build-template", b"spare"})
 _IDS = itertools.count()
 
 
@@ -42,12 +44,21 @@ def run_one(containerd: Containerd, *flags: str) -> bool:
     return was_copy(containerd, name)
 
 
+def was_warm(containerd: Containerd, name: str) -> bool:
+    """Return whether a sandbox's machine had run before the sandbox came."""
+    return _find_start(containerd, name, "warm") == "True"
+
+
 def was_copy(containerd: Containerd, name: str) -> bool:
     """Return whether a sandbox's machine was a copy of a template."""
+    return _find_start(containerd, name, "copy") == "True"
+
+
+def _find_start(containerd: Containerd, name: str, field: str) -> str:
     line = next(line for line in containerd.log.splitlines() if _is_start(line, name))
-    found = re.search(r"copy=(\w+)", line)
+    found = re.search(rf"{field}=(\w+)", line)
     assert found, line
-    return found[1] == "True"
+    return found[1]
 
 
 def find_templates() -> list[Path]:
@@ -57,12 +68,36 @@ def find_templates() -> list[Path]:
 
 def find_factory() -> int:
     """Return the factory's pid; 0 when there is none."""
-    return next((pid for pid, argv in _find_processes() if b"build-template" not in argv), 0)
+    return next((pid for pid, argv in _find_processes() if not _WORKERS.intersection(argv)), 0)
 
 
 def find_builders() -> list[int]:
     """Return the processes that make a template."""
     return [pid for pid, argv in _find_processes() if b"build-template" in argv]
+
+
+def find_spares() -> list[int]:
+    """Return the processes that hold a machine for a sandbox that will come, or start one."""
+    return [pid for pid, argv in _find_processes() if b"spare" in argv]
+
+
+def wait_for_spares(count: int) -> list[int]:
+    """Return the spares once there are so many, and their machines can be had."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        spares = find_spares()
+        if len(spares) == count and all(_is_ready(pid) for pid in spares):
+            return spares
+        assert time.monotonic() < deadline, (spares, LOG.read_text()[-1000:])
+        time.sleep(0.1)
+
+
+def _is_ready(pid: int) -> bool:
+    """Return whether a spare waits: its threads have the usual priority again then."""
+    try:
+        return os.getpriority(os.PRIO_PROCESS, pid) == 0
+    except ProcessLookupError:
+        return False
 
 
 def _find_processes() -> Iterator[tuple[int, list[bytes]]]:

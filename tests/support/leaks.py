@@ -10,7 +10,7 @@ from kata.base.mountinfo import list_mount_points
 
 _PROGRAMS = ("qemu-system-x86_64", "virtiofsd", "containerd-shim-kata-v2")
 # The factory belongs to the node, and so do the machines that it makes.
-_NODES_OWN = ("kvm-probe", "factory.", "template-")
+_NODES_OWN = ("kvm-probe", "factory.", "template-", "spare-")
 
 
 def take_inventory() -> set[str]:
@@ -41,10 +41,26 @@ def find_processes(sandbox: str = "") -> list[str]:
             continue  # it ended meanwhile
         names = [os.path.basename(os.fsdecode(word)) for word in argv[:3]]
         program = next((name for name in names if name in _PROGRAMS), "")
-        if any(word.startswith(b"sandbox-template-") for word in argv):
+        if any(name in word for word in argv for name in (b"sandbox-template-", b"spare-")):
             continue
         if program and (not sandbox or any(sandbox in os.fsdecode(word) for word in argv)):
             lines.append(f"{entry.name} {program}")
+    return lines
+
+
+def list_spares_own(pid: int) -> list[str]:
+    """Return what belongs to a spare that no sandbox has got, by the process that holds it."""
+    name = f"spare-{pid}-"
+    lines = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and name.encode() in (entry / "cmdline").read_bytes():
+                program = os.readlink(entry / "exe")
+                lines.append(f"process {entry.name} {os.path.basename(program)}")
+        except OSError:
+            continue  # it ended meanwhile
+    for folder in ("/run/kata", "/run/kata-containers/shared/sandboxes"):
+        lines += [f"file {entry}" for entry in Path(folder).glob(f"{name}*")]
     return lines
 
 

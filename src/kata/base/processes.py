@@ -96,6 +96,9 @@ class Spawner:
             raise KataError(f"execute {program}: {result}", Code.INTERNAL) from result
         return result
 
+    def adopt(self, pid: int) -> None:
+        """Take a process that runs to where this one's children are, if that is another place."""
+
     def _run(self) -> None:
         while True:
             self._jobs.get()()
@@ -131,12 +134,16 @@ def _above(fd: int) -> int:
 
 
 def read_start_time(pid: int) -> int | None:
-    """Return when a process started (clock ticks since boot), None when there is none (proc(5))."""
+    """Return when a process started (clock ticks since boot), None when there is none (proc(5)).
+
+    One that has ended and waits for its parent, or for a slow init, is none.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    return None if fields[0] == b"Z" else int(fields[19])
 
 
 def end_process(pid: int, start_time: int, timeout_s: float = 5.0) -> bool:

@@ -194,7 +194,8 @@ class _MountAttr(ctypes.Structure):
 def clone_mount(path: str, propagation: int, *, recursive: bool) -> int:
     """Return a detached copy of a mount; the caller owns the descriptor.
 
-    ``propagation`` is MS_SLAVE or MS_PRIVATE.  open_tree(2) and mount_setattr(2), Linux 5.12.
+    ``propagation`` is MS_SLAVE or MS_PRIVATE; 0 leaves it in the group of the original.
+    open_tree(2) and mount_setattr(2), Linux 5.12.
     """
     deep = _AT_RECURSIVE if recursive else 0
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | deep
@@ -202,7 +203,8 @@ def clone_mount(path: str, propagation: int, *, recursive: bool) -> int:
         _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"clone mount {path}"
     )
     try:
-        _set_mount(tree, _MountAttr(propagation=propagation), deep, f"propagation of {path}")
+        if propagation:
+            _set_mount(tree, _MountAttr(propagation=propagation), deep, f"propagation of {path}")
     except OSError:
         os.close(tree)
         raise

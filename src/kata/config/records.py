@@ -242,7 +242,10 @@ class FactoryConfig:
         "/run/vc/vm/template", "Folder for the template.", checks.absolute_path
     )
     vm_cache_number: int = setting(
-        0, "How many booted VMs wait for a sandbox.", checks.only(0, NOT_YET)
+        1,
+        "How many VMs, copies of a template, run and wait for sandboxes. Each takes about 100 MB. "
+        "They end when the host is short of memory.",
+        checks.between(0, 1000),
     )
     vm_cache_endpoint: str = setting(
         "/var/run/kata-containers/cache.sock",

@@ -105,7 +105,7 @@ class Agent:
     def _template_methods(self) -> dict[str, Method]:
         from kata.guest.template import Template
 
-        return Template(self._guest, self._forker).methods()
+        return Template(self._guest, self._forker, self.sandbox).methods()
 
     def _make_runtime(self) -> Runtime:
         from kata.guest.sandbox import RUN

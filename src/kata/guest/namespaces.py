@@ -29,7 +29,10 @@ class SandboxNamespaces:
         self.paths: dict[str, str] = {}
 
     def create(self, hostname: str) -> None:
-        """Make the namespaces.  Raises OSError, or INVALID_ARGUMENT for the host name."""
+        """Make the namespaces, or give those that are there their host name.
+
+        Raises OSError, or INVALID_ARGUMENT for the host name.
+        """
         if len(hostname.encode()) > _MAX_HOSTNAME:
             raise KataError(
                 f"set hostname {hostname!r}: more than {_MAX_HOSTNAME} bytes", Code.INVALID_ARGUMENT
@@ -59,7 +62,11 @@ class SandboxNamespaces:
         self.paths = {}
 
     def _make(self, hostname: str) -> None:
+        if "uts" in self.paths:
+            _enter(self.paths["uts"])
         for kind, flag in _KINDS.items():
+            if kind in self.paths:
+                continue
             syscalls.unshare(flag)
             path = f"{self._folder}/{kind}"
             os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
@@ -67,6 +74,14 @@ class SandboxNamespaces:
             self.paths[kind] = path
         if hostname:
             set_hostname(hostname)
+
+
+def _enter(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(fd)
+    finally:
+        os.close(fd)
 
 
 def set_hostname(hostname: str) -> None:

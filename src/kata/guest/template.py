@@ -14,10 +14,13 @@ from kata.rpc.pb import template_pb2 as pb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
     from kata.guest.forker import Forker
     from kata.guest.guest import Guest
+    from kata.guest.sandbox import Sandbox
     from kata.rpc.server import Method
 
 # What nearly every sandbox needs sooner or later.
@@ -27,15 +30,19 @@ _MODULES = ("virtiofs", "overlay", "virtio_net", "virtio_blk")
 class Template:
     """The service of that name."""
 
-    def __init__(self, guest: Guest, forker: Forker | None) -> None:
+    def __init__(
+        self, guest: Guest, forker: Forker | None, get_sandbox: Callable[[], Sandbox]
+    ) -> None:
         self._guest = guest
         self._forker = forker
+        self._get_sandbox = get_sandbox
 
     def methods(self) -> dict[str, Method]:
         """Return the service's table."""
         return {
             "Prepare": (pb.PrepareRequest, self._prepare),
             "Resume": (pb.ResumeRequest, self._resume),
+            "Warm": (pb.WarmRequest, self._warm),
         }
 
     def _prepare(self, _: pb.PrepareRequest) -> Message:
@@ -58,6 +65,10 @@ class Template:
         clock.set_time(seconds, rest_ns // 1000, self._guest)
         entropy.reseed(request.seed)
         return pb.ResumeResponse(time_ns=time.time_ns())
+
+    def _warm(self, request: pb.WarmRequest) -> Message:
+        self._get_sandbox().warm(request.storages)
+        return pb.WarmResponse()
 
 
 def _load_code() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import Any
 
 from kata.base.log import Logger
 from kata.base.processes import Spawner, read_start_time
@@ -63,9 +62,3 @@ def _wait_settled(memory_fd: int) -> None:
         time.sleep(0.1)
         if (blocks := os.fstat(memory_fd).st_blocks) < least:
             least, since = blocks, now
-
-
-def read_machine(fields: dict[str, Any]) -> VmSpec:
-    """Return the machine that a wish describes.  Raises TypeError for one of another version."""
-    params = tuple(fields.pop("kernel_params"))
-    return VmSpec(**fields, name="template", kernel_params=params, share=None, vsock_cid=None)

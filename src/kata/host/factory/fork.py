@@ -7,9 +7,8 @@ import os
 import signal
 import sys
 
-from kata.base import fdpass, syscalls
+from kata.base import fdpass, syscalls, title
 from kata.base.errors import Code, KataError, describe_error
-from kata.host.factory import title
 from kata.host.factory.launcher import NAMESPACES
 from kata.host.template.address import DONE, RUN
 
@@ -36,6 +35,11 @@ class Request:
         self.stdin, self.folder, self.root = fds[:3]
         self.namespaces = dict(zip(NAMESPACES, fds[3:], strict=True))
 
+    def close(self) -> None:
+        """Close the descriptors, for who owns them."""
+        for fd in (self.stdin, self.folder, self.root, *self.namespaces.values()):
+            os.close(fd)
+
 
 def run_request(
     request: Request, answer: _socket.socket, run: Callable[[], tuple[int, Daemon | None]]
@@ -47,7 +51,7 @@ def run_request(
     output, errors = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
     status, daemon = 1, None
     try:
-        _enter(request)
+        enter(request)
     except (KataError, OSError):
         return  # without an answer the launcher does it itself
     sys.stdout, sys.stderr = output, errors
@@ -70,7 +74,7 @@ def run_request(
         daemon.tell_known()
 
 
-def _enter(request: Request) -> None:
+def enter(request: Request) -> None:
     """Take over folder, environment, name and namespaces of the launcher."""
     for name, fd in request.namespaces.items():
         if os.fstat(fd).st_ino == os.stat(f"/proc/self/ns/{name}").st_ino:

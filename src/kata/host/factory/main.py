@@ -10,10 +10,10 @@ import os
 import socket
 import sys
 
-from kata.base import fdpass
+from kata.base import fdpass, title
 from kata.base.errors import describe_error
 from kata.base.log import Logger
-from kata.host.factory import launcher, title
+from kata.host.factory import launcher
 from kata.host.template.address import END, SOCKET
 
 _USAGE = """\

@@ -22,7 +22,12 @@ from kata.base.errors import KataError, describe_error
 from kata.base.log import Logger
 from kata.config.load import load_config
 from kata.host.factory.fork import Request, run_request
-from kata.host.template.address import END, RUN, WANT_TEMPLATE
+from kata.host.factory.pool import Pool, sweep
+from kata.host.resource.memory import MemoryWatch
+from kata.host.sandbox.hint import find_hint
+from kata.host.shim.arguments import parse_arguments
+from kata.host.template.address import END, RUN, WANT
+from kata.oci.bundle import load_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,12 +56,14 @@ class Factory:
         self._failed: dict[str, float] = {}
         self._builder = 0
         self._poller = select.poll()
+        self._pool = Pool(self._fork, self._poller, MemoryWatch(), log)
         self._modules = _stamps()
         self._ending = False
 
     def serve(self) -> None:
         """Serve; returns in the factory itself when it is idle, never in a fork."""
         self._poller.register(self._listener, select.POLLIN)
+        self._fork(sweep, lambda _: None)
         last = time.monotonic()
         while True:
             ready = self._poller.poll(self._timeout_ms(last))
@@ -73,6 +80,8 @@ class Factory:
                 return
             self._drop_silent()
             self._build_next()
+            if not self._builder:
+                self._pool.refill()
 
     def _timeout_ms(self, last: float) -> float:
         left_s = _SILENCE_S if self._peers else last + self._idle_s - time.monotonic()
@@ -85,12 +94,14 @@ class Factory:
             self._poller.register(peer, select.POLLIN)
         elif fd in self._peers:
             self._receive(fd)
-        else:
+        elif fd in self._children:
             pid, on_end = self._children.pop(fd)
             self._poller.unregister(fd)
             os.close(fd)
             _, status = os.waitpid(pid, 0)
             on_end(os.waitstatus_to_exitcode(status))
+        else:
+            self._pool.handle(fd)
 
     def _receive(self, fd: int) -> None:
         peer, _ = self._peers.pop(fd)
@@ -100,29 +111,43 @@ class Factory:
             try:
                 parts, fds = fdpass.receive(peer)
                 if parts[:1] == [RUN]:
-                    self._run(Request(parts, fds), peer)
-                elif parts[:1] == [WANT_TEMPLATE] and len(parts) == 2:
+                    self._run(parts, fds, peer)
+                elif parts[:1] == [WANT] and len(parts) == 2:
                     self._note_wish(json.loads(parts[1]))
                 elif parts == [END]:
                     self._ending = True
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 self._log.warning("message not understood", reason=error)
             finally:
                 for number in fds:
                     os.close(number)
 
-    def _run(self, request: Request, peer: socket.socket) -> None:
-        if request.code == self._own_code:  # else the launcher does it itself
-            self._fork(lambda: run_request(request, peer, _run_shim), lambda _: None, peer.fileno())
+    def _run(self, parts: list[bytes], fds: list[int], peer: socket.socket) -> None:
+        request = Request(parts, fds)
+        if request.code != self._own_code:
+            return  # the launcher does it itself
+        if (spare := self._pool.take(_find_hint(request))) is not None:
+            with spare.control:
+                try:
+                    fdpass.send(spare.control, parts, [*fds, peer.fileno()])
+                    return
+                except OSError:
+                    pass  # it has just died
+        self._fork(lambda: run_request(request, peer, _run_shim), lambda _: None, peer.fileno())
 
-    def _fork(self, work: Callable[[], None], on_end: Callable[[int], None], *kept: int) -> int:
+    def _fork(
+        self, work: Callable[[], int | None], on_end: Callable[[int], None], *kept: int
+    ) -> int:
         pid = os.fork()
         if pid == 0:
+            status = 1
             try:
                 self._forget(set(kept))
-                work()
+                status = work() or 0
+            except Exception as error:  # noqa: BLE001  # nobody else can tell
+                self._log.error("fork failed", exc=error)
             finally:
-                os._exit(0)
+                os._exit(status)
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = (pid, on_end)
         self._poller.register(pidfd, select.POLLIN)
@@ -130,16 +155,23 @@ class Factory:
 
     def _forget(self, kept: set[int]) -> None:
         """Close in a fork what is the factory's."""
-        for fd in (self._listener.fileno(), *self._peers, *self._children):
+        own = (self._listener.fileno(), *self._peers, *self._children, *self._pool.fds())
+        for fd in own:
             if fd not in kept:
                 os.close(fd)
 
     def _note_wish(self, wish: dict[str, Any]) -> None:
-        self._wishes[json.dumps(wish, sort_keys=True)] = wish
+        kind = wish["kind"]
+        if wish["spares"]:
+            self._pool.note(kind, wish["hint"], wish["spares"])
+        else:
+            self._pool.forget(wish["hint"])
+        if wish["template"]:
+            self._wishes[json.dumps(kind, sort_keys=True)] = kind
 
     def _build_next(self) -> None:
         while self._wishes and not self._builder:
-            text, wish = next(iter(self._wishes.items()))
+            text, kind = next(iter(self._wishes.items()))
             del self._wishes[text]
             if time.monotonic() < self._failed.get(text, 0.0):
                 continue
@@ -149,25 +181,25 @@ class Factory:
                 if status != 0:
                     self._failed[text] = time.monotonic() + _RETRY_S
 
-            self._builder = self._fork(partial(self._build, wish), on_end)
+            self._builder = self._fork(partial(self._build, kind), on_end)
 
-    def _build(self, wish: dict[str, Any]) -> None:
-        """Make a template in this fork; ends it."""
+    def _build(self, kind: dict[str, Any]) -> int:
+        """Make a template in this fork; returns the exit status."""
         from kata.base.processes import Spawner
-        from kata.host.factory.build import build_template, read_machine
-        from kata.host.factory.title import set_title
+        from kata.base.title import set_title
+        from kata.host.factory.build import build_template
+        from kata.host.sandbox.spare import read_machine
 
         set_title([sys.executable, "-IS", sys.argv[0], "build-template"])
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.nice(19)
-        status = 1
         try:
-            config = load_config(wish["config"], {})
-            build_template(read_machine(wish["machine"]), config, self._log, Spawner())
-            status = 0
+            config = load_config(str(kind["config"]), {})
+            build_template(read_machine(kind), config, self._log, Spawner())
         except (KataError, OSError, KeyError, TypeError) as error:
             self._log.warning("template not made", reason=describe_error(error))
-        os._exit(status)
+            return 1
+        return 0
 
     def _drop_silent(self) -> None:
         now = time.monotonic()
@@ -178,8 +210,19 @@ class Factory:
                 peer.close()
 
 
+def _find_hint(request: Request) -> str:
+    """Return what the bundle tells of a sandbox that is to be; empty when nothing can be told."""
+    try:
+        arguments = parse_arguments(request.argv[1:])
+        if arguments.action != "start":
+            return ""
+        spec = load_spec(f"/proc/self/fd/{request.folder}")
+        return find_hint(arguments.id, arguments.namespace, request.environ, spec)
+    except (KataError, OSError):
+        return ""  # who does the work says what is wrong
+
+
 def _run_shim() -> tuple[int, Daemon | None]:
-    from kata.host.shim.arguments import parse_arguments
     from kata.host.shim.main import run
 
     return run(parse_arguments(sys.argv[1:]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NEW_NETNS = "new"
+
 
 @dataclass(frozen=True, slots=True)
 class SharedFolder:
@@ -36,7 +38,8 @@ class VmSpec:
     vsock_cid: int | None  # None: the agent's channel is a virtio-serial port
     firmware: str = ""  # empty: the hypervisor's own
     reclaim: bool = True  # memory that the guest does not use goes back to the host
-    netns_path: str = ""  # where the machine's process runs; empty: where its starter does
+    # Where the machine's process runs; empty: where its starter does; NEW_NETNS: in a new one.
+    netns_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,18 +126,28 @@ class CgroupSpawner(Spawner):
         """See Spawner.  The child is moved before it has done anything worth counting."""
         child = self._spawner.spawn(argv, fds, environ)
         try:
-            for folder in self._plan.folders:
-                _write(f"{folder}/cgroup.procs", str(child.pid))
-        except ProcessLookupError:
-            pass  # it has ended; whoever waits for it will say why
-        except OSError as error:
+            self._move(child.pid, argv[0])
+        except KataError:
             child.kill()
             child.wait()
+            raise
+        return child
+
+    def adopt(self, pid: int) -> None:
+        """See Spawner.  Raises KataError; a process that has ended is no error."""
+        self._move(pid, f"process {pid}")
+
+    def _move(self, pid: int, what: str) -> None:
+        try:
+            for folder in self._plan.folders:
+                _write(f"{folder}/cgroup.procs", str(pid))
+        except ProcessLookupError:
+            pass  # whoever waits for it will say why
+        except OSError as error:
             raise KataError(
-                f"move {argv[0]} into cgroup {error.filename}: {error.strerror}",
+                f"move {what} into cgroup {error.filename}: {error.strerror}",
                 Code.FAILED_PRECONDITION,
             ) from error
-        return child
 
 
 def _find_limit(hierarchy: str, below: str) -> tuple[int | None, str]:

@@ -15,6 +15,8 @@ _MEMORY = "io.kubernetes.cri.sandbox-memory"
 _QUOTA = "io.kubernetes.cri.sandbox-cpu-quota"
 _PERIOD = "io.kubernetes.cri.sandbox-cpu-period"
 _DEFAULT_PERIOD = 100_000
+# What QEMU and virtiofsd need besides the guest's memory.
+OVERHEAD_MIB = 160
 
 
 @dataclass(frozen=True, slots=True)

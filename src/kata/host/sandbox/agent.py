@@ -55,6 +55,22 @@ class Agent:
             timeout_s,
         )
 
+    def warm(self, storages: Sequence[agent_pb2.Storage]) -> None:
+        """Let a guest without a sandbox do what ``create_sandbox`` will find done."""
+        self._client.call(
+            "kata.Template/Warm",
+            template_pb2.WarmRequest(storages=storages),
+            template_pb2.WarmResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+
+    def set_time(self) -> None:
+        """Set the guest's clock to the host's."""
+        seconds, rest_ns = divmod(time.time_ns(), 1_000_000_000)
+        self._do(
+            "SetGuestDateTime", agent_pb2.SetGuestDateTimeRequest(Sec=seconds, Usec=rest_ns // 1000)
+        )
+
     def create_sandbox(self, request: agent_pb2.CreateSandboxRequest) -> None:
         """Set the guest up for a sandbox."""
         self._do("CreateSandbox", request)

@@ -6,6 +6,7 @@ gone ends by itself.  So the first death is the cause, and what is told of the s
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 from collections.abc import Callable
@@ -34,7 +35,14 @@ class Guard:
         self._found = threading.Event()
         self._cause = ""
         self._on_lost: Callable[[str], None] | None = None
-        threading.Thread(target=self._run, name="guard", daemon=True).start()
+        self._end_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="guard", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching processes that live; another guard may."""
+        os.eventfd_write(self._end_fd, 1)
+        self._thread.join()
 
     def expect_end(self) -> None:
         """Take the machine's end from now on for what was wanted."""
@@ -58,7 +66,11 @@ class Guard:
         for child in (self._vm, self._share):
             if child is not None:
                 poller.register(child, select.POLLIN)
-        poller.poll()
+        poller.register(self._end_fd, select.POLLIN)
+        ended = poller.poll()
+        if ended == [(self._end_fd, select.POLLIN)]:
+            os.close(self._end_fd)
+            return
         expected = self._expected.is_set()
         cause = self._explain_share() or self._explain_vm()
         # Its connection ends with it, and with that every request that waits for the guest.

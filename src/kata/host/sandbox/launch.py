@@ -8,11 +8,11 @@ from kata.base.errors import Code, KataError, describe_error
 from kata.config.records import Config
 from kata.host.hypervisor.spec import VmSpec
 from kata.host.sandbox.machine import Machine, MachineContext
-from kata.host.sandbox.plan import describe_machine
+from kata.host.sandbox.plan import describe_kind, describe_machine
 from kata.host.share.layout import SharedFolderPaths
 from kata.host.template.key import template_key
 from kata.host.template.store import Store, Template
-from kata.host.template.wish import ensure_factory, wish_template
+from kata.host.template.wish import ensure_factory, tell_kind
 
 # Failures that a machine which boots would meet as well; the template is not to blame.
 _NOT_ITS_FAULT = frozenset({Code.RESOURCE_EXHAUSTED, Code.FAILED_PRECONDITION, Code.ABORTED})
@@ -64,17 +64,19 @@ def _find_template(context: MachineContext, spec: VmSpec) -> tuple[str, Template
     return (key, template) if template is not None else None
 
 
-def wish_for(config: Config, spec: VmSpec, *, is_copy: bool) -> None:
-    """Ask for the template of a machine, where there can be one.  Raises KataError.
+def tell_factory(config: Config, spec: VmSpec, hint: str, *, is_copy: bool, missed: bool) -> None:
+    """Ask for what the next sandbox with this hint can start from.  Raises KataError.
 
-    For a machine that ``is_copy`` the factory alone is wanted, which starts shims as well.
+    ``missed`` is whether it had a machine that was of no use.  Where nothing is wanted the factory
+    must only be there, because it starts shims as well.
     """
-    if not _can_be_copied(config, spec):
-        return
-    if is_copy:
+    can_be_copied = _can_be_copied(config, spec)
+    spares = config.factory.vm_cache_number if can_be_copied else 0
+    if spares or missed or (can_be_copied and not is_copy):
+        wants_template = can_be_copied and not is_copy
+        tell_kind(describe_kind(config, spec), hint, spares, wants_template=wants_template)
+    elif can_be_copied:
         ensure_factory()
-    else:
-        wish_template(config.path, describe_machine(spec)[0])
 
 
 def _can_be_copied(config: Config, spec: VmSpec) -> bool:

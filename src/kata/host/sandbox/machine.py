@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -32,7 +32,10 @@ from kata.host.template.memory import Copying, make_memory
 from kata.host.template.store import Template
 from kata.rpc.client import Client
 from kata.rpc.frame import Channel
+from kata.rpc.pb import agent_pb2
 
+# The guest's own words, each in a file of the state folder.
+_KEPT_STREAMS = ("console", "agent")
 # What a copy's random numbers are seeded with.
 _SEED_BYTES = 64
 
@@ -60,6 +63,7 @@ class Machine:
         self._vm: Child | None = None
         self._share: Child | None = None
         self.is_copy = False
+        self.is_warm = False
         self._client: Client | None = None
         self._guard: Guard | None = None
         self.agent: Agent
@@ -112,6 +116,38 @@ class Machine:
             os.close(memory_fd)
         self.is_copy = True
 
+    def warm(self, storages: Sequence[agent_pb2.Storage]) -> None:
+        """Get the guest of a copy ready for whichever sandbox will come."""
+        try:
+            self.agent.warm(storages)
+            self.agent.set_time()  # once, so that the code of it is loaded
+        except KataError as error:
+            self.fail("warm virtual machine", error)
+        self.is_warm = True
+
+    def move(self, context: MachineContext) -> None:
+        """Give a running machine to a sandbox, whose spawner's cgroup its processes enter.
+
+        The threads of the machine's that call into the sandbox are started anew, by this one.
+        """
+        self._context = context
+        processes = {"qemu": self._vm, "virtiofsd": self._share}
+        for role, child in processes.items():
+            if child is not None:
+                context.record.add_process(role, child.pid, child.start_time)
+        for pid in self.processes():
+            context.spawner.adopt(pid)
+        for stream in _KEPT_STREAMS:
+            self._observer.keep(stream, f"{context.record.folder}/{stream}.log")
+        if self._guard is not None:
+            self._guard.close()
+        self._start_guard()
+
+    def processes(self) -> list[int]:
+        """Return the pids of everything that the machine consists of."""
+        children = [child for child in (self._vm, self._share) if child is not None]
+        return [pid for child in children for pid in (child.pid, *_children(child.pid))]
+
     def close(self) -> None:
         """End everything.  May be called twice."""
         self.expect_end()
@@ -130,8 +166,10 @@ class Machine:
         self._undo.push("qemu", self._hypervisor.stop)
         folder = self._context.record.folder
         self._observer.watch("qemu", streams.stderr_fd)
-        self._observer.watch("console", streams.console_fd, f"{folder}/console.log")
-        self._observer.watch("agent", streams.agent_log_fd, f"{folder}/agent.log")
+        for stream, fd in zip(
+            _KEPT_STREAMS, (streams.console_fd, streams.agent_log_fd), strict=True
+        ):
+            self._observer.watch(stream, fd, f"{folder}/{stream}.log")
         if streams.agent_fd >= 0:
             self._connect(socket.socket(fileno=streams.agent_fd))
 
@@ -141,9 +179,11 @@ class Machine:
         deadline = time.monotonic() + timeout_s
         try:
             if spec.vsock_cid is not None:
-                self._connect(vsock.connect(spec.vsock_cid, deadline, self._is_alive))
+                self._connect(vsock.connect(spec.vsock_cid, deadline, self.is_alive))
             left_s = max(0.1, deadline - time.monotonic())
-            if self.is_copy:
+            if self.is_warm:
+                self.agent.set_time()
+            elif self.is_copy:
                 self.agent.resume(os.urandom(_SEED_BYTES), left_s)
             else:
                 self.agent.check(left_s)
@@ -216,7 +256,8 @@ class Machine:
         create_timeout_s = float(self._context.config.runtime.create_container_timeout_s)
         self.agent = Agent(self._client, create_timeout_s)
 
-    def _is_alive(self) -> bool:
+    def is_alive(self) -> bool:
+        """Return whether QEMU runs."""
         return self._vm is not None and self._vm.wait(0) is None
 
 

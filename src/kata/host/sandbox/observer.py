@@ -6,6 +6,7 @@ the end of every stream stays in memory, to be put into the error when something
 
 from __future__ import annotations
 
+import collections
 import os
 import selectors
 import threading
@@ -52,6 +53,7 @@ class Observer:
         self._selector = selectors.DefaultSelector()
         self._tails: dict[str, bytes] = {}
         self._ends: dict[str, threading.Event] = {}
+        self._moved: collections.deque[tuple[str, str]] = collections.deque()
         self._wake_read, self._wake_write = os.pipe()
         self._closing = False
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
@@ -66,6 +68,11 @@ class Observer:
         self._ends[name] = threading.Event()
         file = BoundedFile(path) if path else None
         self._selector.register(fd, selectors.EVENT_READ, (name, file, on_data))
+        os.write(self._wake_write, b"x")
+
+    def keep(self, name: str, path: str) -> None:
+        """Write a stream that is watched to a file from now on, beginning with its tail."""
+        self._moved.append((name, path))
         os.write(self._wake_write, b"x")
 
     def tail(self, name: str) -> str:
@@ -90,6 +97,7 @@ class Observer:
             for key, _ in self._selector.select():
                 if key.data is None:
                     os.read(self._wake_read, 64)
+                    self._move()
                 else:
                     self._collect(key)
         for key in list(self._selector.get_map().values()):
@@ -98,6 +106,15 @@ class Observer:
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def _move(self) -> None:
+        while self._moved:
+            name, path = self._moved.popleft()
+            for key in list(self._selector.get_map().values()):
+                if key.data is not None and key.data[0] == name:
+                    file = BoundedFile(path)
+                    file.write(self._tails[name])
+                    self._selector.modify(key.fd, key.events, (name, file, key.data[2]))
 
     def _collect(self, key: selectors.SelectorKey, *, drain: bool = False) -> None:
         name, file, on_data = key.data

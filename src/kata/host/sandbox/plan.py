@@ -16,6 +16,7 @@ from kata.host.sandbox.mounts import MountPlan, plan_mounts
 from kata.host.sandbox.sources import Probe, probe_source
 from kata.host.share import layout
 from kata.oci.convert import convert_spec
+from kata.rpc.pb import agent_pb2
 
 # Under emulation and on hardware alike: no probing of clocks and keyboards that a guest of ours
 # does not have, nothing on the console but errors, an end instead of a hang after a panic.
@@ -105,6 +106,29 @@ def describe_machine(spec: VmSpec) -> tuple[dict[str, object], tuple[str, ...]]:
     alike = {key: value for key, value in asdict(spec).items() if key not in own}
     files = (spec.binary, spec.kernel, spec.initrd, *([spec.firmware] if spec.firmware else ()))
     return alike, files
+
+
+def describe_kind(config: Config, spec: VmSpec) -> dict[str, object]:
+    """Return all that has to be the same for a machine that runs to do for another sandbox."""
+    hypervisor = config.hypervisor
+    share = {
+        "virtio_fs_daemon": hypervisor.virtio_fs_daemon,
+        "virtio_fs_cache": hypervisor.virtio_fs_cache,
+        "virtio_fs_extra_args": list(hypervisor.virtio_fs_extra_args),
+        "virtio_fs_queue_size": hypervisor.virtio_fs_queue_size,
+    }
+    return {"config": config.path, "machine": describe_machine(spec)[0], "share": share}
+
+
+def plan_share_storage() -> agent_pb2.Storage:
+    """Return how the guest mounts the shared folder."""
+    return agent_pb2.Storage(
+        driver="virtio-fs",
+        source=layout.TAG,
+        fstype="virtiofs",
+        mount_point=layout.GUEST_FOLDER,
+        options=["nodev"],
+    )
 
 
 def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -> ContainerPlan:

@@ -18,21 +18,22 @@ from kata.base.trace import SHOWN, Trace
 from kata.config.records import Config
 from kata.host.hypervisor.accelerator import choose_accelerator
 from kata.host.hypervisor.interface import Hypervisor
-from kata.host.hypervisor.spec import BlockDevice
 from kata.host.network.network import NetworkSettings
 from kata.host.resource import cgroup
-from kata.host.resource.sizing import Size, plan_size
+from kata.host.resource.sizing import OVERHEAD_MIB, Size, plan_size
 from kata.host.sandbox import plan, vsock
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.container import Container
-from kata.host.sandbox.launch import launch_machine, wish_for
+from kata.host.sandbox.disks import Disks
+from kata.host.sandbox.launch import launch_machine, tell_factory
 from kata.host.sandbox.machine import Machine, MachineContext, find_free_mib
 from kata.host.sandbox.mounts import WatchedMount
 from kata.host.sandbox.network import SandboxNetwork
 from kata.host.sandbox.pod import PodPlan
 from kata.host.sandbox.portforward import PortForward
 from kata.host.sandbox.record import ROOT, ProcessEntry, RecordFile
+from kata.host.sandbox.spare import Spare
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
 from kata.host.share.idmap import map_owners
@@ -42,22 +43,27 @@ from kata.rpc.pb.volumes_pb2 import VolumeEntry
 
 # The guest has this long to write back and power off; then the machine is killed.
 _POWER_OFF_S = 5.0
-# The guest has to let go of a disk that nobody uses any more; under emulation that takes a second.
-_UNPLUG_S = 10.0
 _NO_POD = PodPlan()
-# What QEMU and virtiofsd need besides the guest's memory.
-_OVERHEAD_MIB = 160
 
 
 class Sandbox:
     """Owns the machine; containers are created by their own and borrow the agent."""
 
     def __init__(
-        self, sandbox_id: str, config: Config, log: Logger, spawner: Spawner, pod: PodPlan = _NO_POD
+        self,
+        sandbox_id: str,
+        config: Config,
+        log: Logger,
+        spawner: Spawner,
+        pod: PodPlan = _NO_POD,
+        spare: Spare | None = None,
     ) -> None:
+        """``spare`` becomes this sandbox's, whether it uses it or not."""
         self.id = sandbox_id
         self._config = config
         self._pod = pod
+        self._spare = spare
+        self._had_spare = spare is not None
         self._log = log
         self._spawner = spawner
         self._undo = UndoStack()
@@ -68,7 +74,7 @@ class Sandbox:
         self._network: SandboxNetwork | None = None
         self._volumes: WatchedVolumes | None = None
         self._volumes_lock = threading.Lock()
-        self._disks: dict[str, list[str]] = {}
+        self._disks = Disks(lambda: self.hypervisor, log)
         self._stop_lock = threading.Lock()
         self._stopped = False
         self._aborted = False
@@ -104,11 +110,12 @@ class Sandbox:
         spec = plan.plan_vm(self.id, self._config, size, accelerator.name, cid)
         self._spec = replace(spec, netns_path=self._pod.netns_path if network else "")
         self._undo.push("shared folder", self._remove_share)
-        layout.prepare_shared_folder(self._shared)
         spawner = self._enter_cgroup(size)
         context = MachineContext(self._config, self._log, spawner, self._record, self.trace)
         with self.trace.step("start machine"):
-            launch_machine(context, self._spec, self._shared, self._take_machine)
+            if not self._use_spare(context):
+                layout.prepare_shared_folder(self._shared)
+                launch_machine(context, self._spec, self._shared, self._take_machine)
         machine = self._get_machine()
         if network is not None:
             with self.trace.step("plug network"):
@@ -116,23 +123,35 @@ class Sandbox:
         if self._aborted:
             raise KataError(f"start sandbox {self.id}: it is not wanted any more", Code.ABORTED)
         self._log.info(
-            "machine started", ms=_since(started), pid=machine.pid(), copy=machine.is_copy
+            "machine started",
+            ms=_since(started),
+            pid=machine.pid(),
+            copy=machine.is_copy,
+            warm=machine.is_warm,
         )
 
-    def ask_for_template(self, view: HostView) -> None:
-        """Let the next sandbox of this kind start faster: as a copy, by a factory.
+    def help_next(self, view: HostView, hint: str) -> None:
+        """Let the next sandbox with this hint start faster: as a copy, or with a machine that runs.
 
         ``view`` is where the engine's mounts are; a factory that starts belongs there.
         """
-        is_copy = self._get_machine().is_copy
+        machine = self._get_machine()
 
-        def ask() -> None:
+        def tell() -> None:
             try:
-                view.run(lambda: wish_for(self._config, self._spec, is_copy=is_copy))
+                view.run(
+                    lambda: tell_factory(
+                        self._config,
+                        self._spec,
+                        hint,
+                        is_copy=machine.is_copy,
+                        missed=self._had_spare and not machine.is_warm,
+                    )
+                )
             except KataError as error:
                 self._log.info("no factory", reason=describe_error(error))
 
-        threading.Thread(target=ask, name="wish", daemon=True).start()
+        threading.Thread(target=tell, name="factory", daemon=True).start()
 
     def wait_ready(self) -> None:
         """Return when the guest is set up for containers; raise the cause when it cannot be."""
@@ -147,13 +166,7 @@ class Sandbox:
         request.kernel_modules.extend(
             _kernel_module(entry) for entry in self._config.agent.kernel_modules
         )
-        request.storages.add(
-            driver="virtio-fs",
-            source=layout.TAG,
-            fstype="virtiofs",
-            mount_point=layout.GUEST_FOLDER,
-            options=["nodev"],
-        )
+        request.storages.append(plan.plan_share_storage())
         with self.trace.step("set up guest"):
             self.call("set up guest", lambda: machine.agent.create_sandbox(request))
         if self._network is not None:
@@ -218,7 +231,7 @@ class Sandbox:
         """Create a prepared container in the guest (see Container.create)."""
         started = time.monotonic()
         try:
-            disks = self._plug_disks(container.id, planned)
+            disks = self._disks.plug(container.id, planned.disks)
             with self.trace.step(f"create {container.id[:SHOWN]}"):
                 self.call(
                     "create container",
@@ -244,22 +257,8 @@ class Sandbox:
 
     def release_disks(self, container_id: str) -> None:
         """Take the disks of a container out again, after the container itself is gone."""
-        for disk in self._disks.pop(container_id, []):
-            if not self._stopped:
-                try:
-                    self.hypervisor.unplug(disk, _UNPLUG_S)
-                except KataError as error:
-                    self._log.warning("disk not unplugged", disk=disk, error=describe_error(error))
-
-    def _plug_disks(self, container_id: str, planned: plan.ContainerPlan) -> dict[str, str]:
-        paths: dict[str, str] = {}
-        for disk in planned.disks:
-            # QEMU's ids start with a letter and have no limit worth minding.
-            name = f"disk-{container_id}-{len(paths)}"
-            device = BlockDevice(name, disk.host_path, disk.read_only, raw_device=True)
-            paths[disk.container_path] = self.hypervisor.plug_block(device)
-            self._disks.setdefault(container_id, []).append(name)
-        return paths
+        if not self._stopped:
+            self._disks.release(container_id)
 
     def stop(self, *, graceful: bool) -> None:
         """End the machine and give everything back.  May be called twice; the second waits."""
@@ -272,6 +271,8 @@ class Sandbox:
                 if graceful:
                     self._power_off(self._machine)
             self._stopped = True
+            if self._spare is not None:
+                self._spare.close()
             for failure in self._undo.run():
                 self._log.error("clean-up failed", step=failure)
             self._log.info("sandbox stopped", ms=_since(started))
@@ -282,7 +283,7 @@ class Sandbox:
         planned = cgroup.plan_cgroup(
             self._pod.cgroup_path,
             cgroup.find_hierarchies(list_mounts()),
-            (size.memory_mib + _OVERHEAD_MIB) << 20,
+            (size.memory_mib + OVERHEAD_MIB) << 20,
             whole=whole,
         )
         if planned.left_out:
@@ -301,6 +302,24 @@ class Sandbox:
         self._record.add_cgroups(made)
         self._undo.push("cgroup", lambda: cgroup.remove(made))
         return cgroup.CgroupSpawner(self._spawner, planned)
+
+    def _use_spare(self, context: MachineContext) -> bool:
+        """Return whether a machine that was waiting is this sandbox's now."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return False
+        if not spare.fits(self._config, self._spec):
+            self._log.info("warm machine not used", reason="it is of another kind")
+            spare.close_aside()
+            return False
+        try:
+            machine = spare.give(context, self.id)
+        except KataError as error:
+            self._log.warning("warm machine not used", reason=describe_error(error))
+            spare.close()
+            return False
+        self._take_machine(machine)
+        return True
 
     def _take_machine(self, machine: Machine) -> None:
         self._undo.push("machine", machine.close)

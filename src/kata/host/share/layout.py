@@ -52,6 +52,29 @@ def prepare_shared_folder(paths: SharedFolderPaths) -> None:
     syscalls.mount("", paths.shared, "", syscalls.MS_SHARED)
 
 
+class DetachedMounts:
+    """The mounts of a shared folder on their way into another mount namespace."""
+
+    def __init__(self, paths: SharedFolderPaths) -> None:
+        """To be made where the folder was prepared, and used where it shall be."""
+        self._trees = [syscalls.clone_mount(path, 0, recursive=False) for path in _mounted(paths)]
+
+    def attach(self, paths: SharedFolderPaths) -> None:
+        """Mount what is served at ``paths``, where the folder has been moved to by now."""
+        for tree, target in zip(self._trees, _mounted(paths), strict=True):
+            syscalls.move_mount(tree, target)
+
+    def close(self) -> None:
+        """Let go of the mounts; those that were attached stay."""
+        for tree in self._trees:
+            os.close(tree)
+        self._trees = []
+
+
+def _mounted(paths: SharedFolderPaths) -> tuple[str, str]:
+    return paths.mounts, paths.shared
+
+
 def bind_into_share(tree_fd: int, target: str, *, read_only: bool, recursive: bool = False) -> None:
     """Attach a copy of a file or folder of the host in the shared folder; borrows it.
 

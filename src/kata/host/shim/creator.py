@@ -17,7 +17,10 @@ from kata.base.processes import Spawner
 from kata.base.trace import SHOWN
 from kata.config.annotations import apply_annotations
 from kata.config.load import load_config
+from kata.host.resource.memory import check_spares
+from kata.host.resource.sizing import OVERHEAD_MIB
 from kata.host.sandbox.container import Container, ContainerRequest
+from kata.host.sandbox.hint import find_hint
 from kata.host.sandbox.pause import PauseContainer
 from kata.host.sandbox.plan import ContainerPlan, GuestRules, check_spec, plan_container
 from kata.host.sandbox.pod import plan_pod
@@ -25,6 +28,7 @@ from kata.host.sandbox.process import Process
 from kata.host.sandbox.rootfs import RootfsMount
 from kata.host.sandbox.sandbox import Sandbox
 from kata.host.sandbox.sources import probe_source
+from kata.host.sandbox.spare import Spare
 from kata.host.sandbox.states import State
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind
@@ -64,12 +68,17 @@ class Creator:
         spawner: Spawner,
         log: Logger,
         on_pod_exit: Callable[[Process], None],
+        spare: Spare | None,
     ) -> None:
-        """``on_pod_exit`` is called when a pod's sandbox container has ended."""
+        """``on_pod_exit`` is called when a pod's sandbox container has ended.
+
+        ``spare`` goes to the first sandbox.
+        """
         self._identity = identity
         self._spawner = spawner
         self._log = log
         self._on_pod_exit = on_pod_exit
+        self._spare = spare
 
     def make_sandbox(self, request: TaskRequest, spec: dict[str, Any]) -> Sandbox:
         """Check everything that can be known beforehand; nothing is started."""
@@ -78,9 +87,17 @@ class Creator:
         self._log.debug_enabled |= config.runtime.enable_debug
         for warning in config.warnings:
             self._log.warning("configuration", reason=warning)
+        hypervisor = config.hypervisor
+        check_spares(config.factory.vm_cache_number, hypervisor.default_memory_mib + OVERHEAD_MIB)
         check_spec(spec)
         pod = plan_pod(request.id, spec)
-        return Sandbox(request.id, config, self._log, self._spawner, pod)
+        spare, self._spare = self._spare, None
+        return Sandbox(request.id, config, self._log, self._spawner, pod, spare)
+
+    def close(self) -> None:
+        """End the machine that no sandbox has come for."""
+        if self._spare is not None:
+            self._spare.close()
 
     def create_with_machine(
         self, request: TaskRequest, spec: dict[str, Any], kind: ContainerKind, sandbox: Sandbox
@@ -108,7 +125,8 @@ class Creator:
             sandbox.stop(graceful=False)
             self._release(container)
             raise
-        sandbox.ask_for_template(self._identity.view)
+        hint = find_hint(request.id, self._identity.namespace, os.environ, spec)
+        sandbox.help_next(self._identity.view, hint)
         return container
 
     def create_in_pod(

@@ -22,6 +22,7 @@ from kata.rpc.server import Server, after_answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kata.host.sandbox.spare import Spare
     from kata.host.shim.arguments import Arguments
     from kata.host.shim.handover import Starter
 
@@ -33,16 +34,25 @@ _SILENCE_S = 60.0
 _STRANGER_S = 1.0
 
 
-def serve(arguments: Arguments, listener: socket.socket, path: str, starter: Starter) -> None:
-    """Serve until containerd shuts the shim down, or will never know of it."""
+def serve(
+    arguments: Arguments,
+    listener: socket.socket,
+    path: str,
+    starter: Starter,
+    spare: Spare | None = None,
+) -> None:
+    """Serve until containerd shuts the shim down, or will never know of it.
+
+    ``spare`` is a machine that runs already.
+    """
     log = Logger(LogSink("log").write, sandbox=arguments.id, pid=os.getpid())
     log.debug_enabled = "debug" in arguments.switches
     view = HostView()
-    _isolate_mounts()
+    isolate_mounts()
     _ignore_signals()
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
     identity = ShimIdentity(arguments.namespace, path, view)
-    tasks = Tasks(identity, publisher, Spawner(), log)
+    tasks = Tasks(identity, publisher, Spawner(), log, spare)
     ended = threading.Event()
     service = TaskService(tasks, lambda: after_answer(ended.set))
     server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log)
@@ -78,7 +88,7 @@ class LogSink:
                 pass  # a log that nobody reads must not stop the pod
 
 
-def _isolate_mounts() -> None:
+def isolate_mounts() -> None:
     """Leave the host's mount namespace: what is mounted here ends with this process."""
     syscalls.unshare(syscalls.CLONE_NEWNS)
     try:

@@ -10,16 +10,37 @@ import socket
 
 from kata.base.errors import Code, KataError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Starter(Protocol):
+        """The starting process as the daemon sees it."""
+
+        def tell_ready(self) -> None:
+            """Say that requests are served."""
+
+        def tell_failure(self, reason: str) -> None:
+            """Say why none will be."""
+
+        def wait_known(self) -> bool:
+            """Return whether the engine knows this daemon, once that is certain or cannot be.
+
+            False when the starting process was killed; nothing was told then, but for the instant
+            between its last word to the engine and its last word to us.
+            """
+
+
 _READY = b"\x01"
 _KNOWN = b"\x02"
 # A reason that is longer helps nobody.
 _MESSAGE_BYTES = 4096
 
 
-def make_pair() -> tuple[Daemon, Starter]:
+def make_pair() -> tuple[Daemon, Parent]:
     """Return what the starting process keeps, and what the daemon does."""
     ours, theirs = socket.socketpair()
-    return Daemon(ours), Starter(theirs)
+    return Daemon(ours), Parent(theirs)
 
 
 class Daemon:
@@ -48,8 +69,8 @@ class Daemon:
         self._sock.close()
 
 
-class Starter:
-    """The starting process as the daemon sees it.  Owns its socket."""
+class Parent:
+    """A starting process that has forked the daemon.  Owns its socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -63,19 +84,15 @@ class Starter:
         self._sock.close()
 
     def tell_ready(self) -> None:
-        """Say that requests are served."""
+        """See Starter."""
         self._tell(_READY)
 
     def tell_failure(self, reason: str) -> None:
-        """Say why none will be."""
+        """See Starter."""
         self._tell(reason.encode()[:_MESSAGE_BYTES])
 
     def wait_known(self) -> bool:
-        """Return whether the engine knows this daemon, once that is certain or cannot be any more.
-
-        False when the starting process was killed; nothing was told then, but for the instant
-        between its last word to the engine and its last word to us.
-        """
+        """See Starter."""
         try:
             word = self._sock.recv(len(_KNOWN))
         except OSError:

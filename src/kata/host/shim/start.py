@@ -11,13 +11,15 @@ import sys
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.ids import check_id
 from kata.host.shim import address
-from kata.host.shim.handover import Daemon, Starter, make_pair
+from kata.host.shim.handover import Daemon, make_pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
+    from kata.host.sandbox.spare import Spare
     from kata.host.shim.arguments import Arguments
+    from kata.host.shim.handover import Starter
 
 
 def start(arguments: Arguments) -> Daemon | None:
@@ -71,18 +73,42 @@ def _answer_for_pod(container_id: str, sandbox_id: str, path: str) -> None:
 
 
 def _answer(path: str) -> None:
-    """Tell containerd the address; 1.6 finds a running shim again by the file."""
-    with open("address", "w") as file:
-        file.write(f"unix://{path}")
-    sys.stdout.write(address.render_bootstrap(path, _max_version()))
+    """Tell containerd the address."""
+    sys.stdout.write(render_answer(path))
     sys.stdout.flush()
 
 
-def _run_daemon(arguments: Arguments, listener: socket.socket, path: str, starter: Starter) -> int:
+def render_answer(path: str) -> str:
+    """Return what containerd is told; 1.6 finds a running shim again by a file, which is made."""
+    with open("address", "w") as file:
+        file.write(f"unix://{path}")
+    return address.render_bootstrap(path, _max_version())
+
+
+def become_shim(arguments: Arguments, starter: Starter, spare: Spare) -> None:
+    """Be the shim for ``-id``, with a machine that runs already; returns when it has ended."""
+    try:
+        check_id("container", arguments.id)
+        path = address.socket_path(arguments.address, arguments.namespace, arguments.id)
+        listener = address.listen(path)
+    except KataError as error:
+        starter.tell_failure(describe_error(error))
+        spare.close()
+        return
+    _run_daemon(arguments, listener, path, starter, spare)
+
+
+def _run_daemon(
+    arguments: Arguments,
+    listener: socket.socket,
+    path: str,
+    starter: Starter,
+    spare: Spare | None = None,
+) -> int:
     try:
         from kata.host.shim.daemon import serve
 
-        serve(arguments, listener, path, starter)
+        serve(arguments, listener, path, starter, spare)
     except Exception as error:  # noqa: BLE001  # the starting process tells it
         address.remove(path)
         starter.tell_failure(describe_error(error))

@@ -18,6 +18,7 @@ from kata.host.sandbox.container import Container
 from kata.host.sandbox.pause import PauseContainer
 from kata.host.sandbox.process import EXIT_LOST, Process
 from kata.host.sandbox.sandbox import Sandbox
+from kata.host.sandbox.spare import Spare
 from kata.host.sandbox.states import State
 from kata.host.shim.creator import Creator, ShimIdentity, TaskRequest
 from kata.host.shim.events import Publisher, to_timestamp
@@ -38,10 +39,16 @@ class Tasks:
     """All tasks of one shim."""
 
     def __init__(
-        self, identity: ShimIdentity, publisher: Publisher, spawner: Spawner, log: Logger
+        self,
+        identity: ShimIdentity,
+        publisher: Publisher,
+        spawner: Spawner,
+        log: Logger,
+        spare: Spare | None = None,
     ) -> None:
+        """``spare`` is a machine that runs already, to be used or ended."""
         self._namespace = identity.namespace
-        self._creator = Creator(identity, spawner, log, self._on_exit)
+        self._creator = Creator(identity, spawner, log, self._on_exit, spare)
         self._publisher = publisher
         self._spawner = spawner
         self._log = log
@@ -228,6 +235,7 @@ class Tasks:
             self._abort(container_id)
         if self._sandbox is not None:
             self._sandbox.stop(graceful=False)
+        self._creator.close()
 
     def _report_oom(self, agent: Agent) -> None:
         while True:

@@ -5,5 +5,5 @@ from __future__ import annotations
 SOCKET = "/run/kata/factory.sock"
 RUN = b"run"
 DONE = b"done"
-WANT_TEMPLATE = b"template"
+WANT = b"want"
 END = b"end"

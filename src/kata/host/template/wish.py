@@ -1,6 +1,6 @@
-"""Ask the node's factory for a template; start the factory if there is none.
+"""Tell the node's factory what sandboxes want; start the factory if there is none.
 
-Asking never fails a sandbox: without a factory it goes on as before, only slower.
+Telling never fails a sandbox: without a factory it goes on as before, only slower.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from kata.base import fdpass
 from kata.base.errors import Code, KataError
-from kata.host.template.address import SOCKET, WANT_TEMPLATE
+from kata.host.template.address import SOCKET, WANT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 PROGRAM = "kata-factory"
 
 
-def wish_template(config_path: str, machine: Mapping[str, object]) -> None:
-    """Ask for a template of a machine (the fields of a VmSpec).
+def tell_kind(kind: Mapping[str, object], hint: str, spares: int, *, wants_template: bool) -> None:
+    """Say what machine a sandbox has got, for those that will come with the same ``hint``.
 
-    To be called where the engine's mounts are.  Raises KataError when nobody takes the wish.
+    The factory keeps so many ``spares``, of this kind and others that are asked for.
+    To be called where the engine's mounts are.  Raises KataError when nobody listens.
     """
-    text = json.dumps({"config": config_path, "machine": dict(machine)})
+    wish = {"kind": dict(kind), "hint": hint, "spares": spares, "template": wants_template}
+    text = json.dumps(wish)
     try:
         sock = _connect()
         try:
-            fdpass.send(sock, [WANT_TEMPLATE, text.encode()])
+            fdpass.send(sock, [WANT, text.encode()])
         finally:
             sock.close()
     except OSError as error:

@@ -13,6 +13,7 @@ from kata.host.hypervisor.qemu import channels, hotplug, machine, migration
 from kata.host.hypervisor.qemu.options import InheritedFds, Option, render_argv
 from kata.host.hypervisor.qemu.qmp import Qmp, QmpBrokenError
 from kata.host.hypervisor.spec import (
+    NEW_NETNS,
     BlockDevice,
     GuestStreams,
     LentFds,
@@ -21,7 +22,9 @@ from kata.host.hypervisor.spec import (
     VmSpec,
 )
 
-_NSENTER = "/usr/bin/nsenter"  # of util-linux, which is essential
+# Of util-linux, which is essential.
+_NSENTER = "/usr/bin/nsenter"
+_UNSHARE = "/usr/bin/unshare"
 _ABILITIES = frozenset({interface.HOTPLUG_NETWORK, interface.HOTPLUG_BLOCK, interface.TEMPLATE})
 
 
@@ -92,8 +95,10 @@ class Qemu:
                 memory=inherit(lent.memory),
             )
             argv = render_argv(spec.binary, plan_options(spec, fds, restored=restored))
-            if spec.netns_path:
-                # A machine that got out of its bounds is still in the pod's network only.
+            # A machine that got out of its bounds is still in the pod's network only.
+            if spec.netns_path == NEW_NETNS:
+                argv = [_UNSHARE, "--net", "--", *argv]
+            elif spec.netns_path:
                 argv = [_NSENTER, f"--net={spec.netns_path}", "--", *argv]
             stderr, stderr_child = os.pipe()
             ours.append(stderr)
