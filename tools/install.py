@@ -13,7 +13,7 @@ import sys
 from tools import debian, launchers, venv
 from tools.demo import stop_demo
 from tools.setup import SHIPPED_CONFIGURATION, build_image
-from tools.steps import StepError, run, say, write_file
+from tools.steps import CHECKOUT, StepError, run, say, write_file
 
 PREFIX = "/opt/kata"
 VENV = f"{PREFIX}/venv"
@@ -23,6 +23,8 @@ SHARE = "/usr/share/kata-containers"
 CACHE = "/var/cache/kata-image"
 # What the factory makes while the product is used.
 TEMPLATES = "/run/vc/vm/template"
+UNIT = "/usr/lib/systemd/system/kata-factory.service"
+SHIPPED_UNIT = os.path.join(CHECKOUT, "config", "systemd", "kata-factory.service")
 CONFIGURATION = "/usr/share/defaults/kata-containers/configuration.toml"
 
 
@@ -50,12 +52,14 @@ def install() -> None:
     build_image(f"{PROGRAMS}/kata-image", SHARE)
     with open(SHIPPED_CONFIGURATION, encoding="utf-8") as file:
         write_file(CONFIGURATION, file.read())
+    with open(SHIPPED_UNIT, encoding="utf-8") as file:
+        write_file(UNIT, file.read().replace("@PROGRAMS@", PROGRAMS))
     say("installed")
 
 
 def write_manifest() -> None:
     """Name all that an installation makes; refuse to take over files of somebody else."""
-    files = [*(f"{PROGRAMS}/{name}" for name in launchers.PROGRAMS), CONFIGURATION]
+    files = [*(f"{PROGRAMS}/{name}" for name in launchers.PROGRAMS), CONFIGURATION, UNIT]
     folders = [VENV, SHARE, CACHE]
     if not os.path.exists(MANIFEST):
         foreign = [path for path in (*files, SHARE) if os.path.lexists(path)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -137,7 +138,6 @@ def test_a_state_that_the_machine_refuses_is_told_and_another_boots(
     containerd: Containerd, template: str
 ) -> None:
     """A state that is whole and yet wrong: the file system's check cannot know."""
-    import json
     import zlib
 
     folder = Path(template)
@@ -246,3 +246,42 @@ def test_the_factory_ends_when_it_is_told(template: str) -> None:
         time.sleep(0.05)
     assert not Path(SOCKET).exists()
     subprocess.run([program, "--end"], check=True, timeout=10)  # one that does not run
+
+
+def run_verb(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    argv = [f"{BUILD}/bin/kata-runtime", "factory", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=check)
+
+
+def test_an_operator_makes_a_template_looks_and_ends_all(containerd: Containerd) -> None:
+    file = str(containerd.folder / "copies.toml")
+    run_verb("destroy", "--config", file)
+    assert not find_factory()
+    assert not find_templates()
+    assert run_verb("status", "--config", file).stdout == "no factory runs\n"
+    key = run_verb("init", "--config", file).stdout.strip()
+    assert [path.name for path in find_templates()] == [key]
+    assert run_one(containerd)
+    told = json.loads(run_verb("status", "--json", "--config", file).stdout)
+    assert told["pid"] == find_factory()
+    assert [kept["key"] for kept in told["templates"]] == [key]
+    assert key in run_verb("status", "--config", file).stdout
+    run_verb("destroy", "--config", file)
+    assert not find_factory()
+    assert not find_templates()
+
+
+def test_a_template_of_machines_that_boot_is_refused(tmp_path: Path) -> None:
+    file = write_configuration(tmp_path / "cold.toml", enable_template=False)
+    done = run_verb("init", "--config", file, check=False)
+    assert done.returncode == 1
+    assert f"enable_template is off in {file}" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["--init", "--json"], ["--end", "x"]])
+def test_a_command_line_of_the_factory_that_means_nothing(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [f"{BUILD}/bin/kata-factory", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: kata-factory")

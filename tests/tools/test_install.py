@@ -20,6 +20,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "SHARE": "share",
         "CACHE": "cache",
         "TEMPLATES": "templates",
+        "UNIT": "systemd/kata-factory.service",
         "CONFIGURATION": "defaults/kata/configuration.toml",
     }
     for name, path in paths.items():

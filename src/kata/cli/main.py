@@ -6,9 +6,9 @@ import argparse
 import sys
 
 from kata.base.errors import KataError, describe_error
-from kata.cli import trace
+from kata.cli import factory, trace
 
-_VERBS = (trace,)
+_VERBS = (factory, trace)
 
 
 def main() -> int:

@@ -11,16 +11,21 @@ import socket
 import sys
 
 from kata.base import fdpass, title
-from kata.base.errors import describe_error
+from kata.base.errors import KataError, describe_error
 from kata.base.log import Logger
 from kata.host.factory import launcher
-from kata.host.template.address import END, SOCKET
+from kata.host.template.address import SOCKET
 
 _USAGE = """\
 usage: kata-factory [--detach | --end]
+       kata-factory --init | --status [--json] | --destroy [--config FILE]
   --detach   go to the background, when requests can come
-  --end      end the factory that runs; sandboxes go on
+  --end      end the factory that runs, and machines that wait; sandboxes go on
+  --init     make the template of a sandbox without limits, and start the factory
+  --status   say whether it runs, which machines wait and which templates there are
+  --destroy  end it and remove all templates
 """
+_ASKED = ("--end", "--init", "--status", "--destroy")
 _IDLE_S = 3600.0
 _BACKLOG = 256
 _LOG = "/run/kata/factory.log"
@@ -29,9 +34,8 @@ _LOG = "/run/kata/factory.log"
 def main() -> int:
     """Run the factory; returns the exit status."""
     arguments = [word for word in sys.argv[1:] if word.strip()]
-    if arguments == ["--end"]:
-        end(SOCKET)
-        return 0
+    if arguments and arguments[0] in _ASKED:
+        return _ask(arguments)
     if arguments not in ([], ["--detach"]):
         print(_USAGE, end="", file=sys.stderr)
         return 2
@@ -91,19 +95,32 @@ def listen(path: str) -> socket.socket | None:
     return None
 
 
-def end(path: str) -> None:
-    """End the factory that listens at ``path``; none is no error."""
+def _ask(arguments: list[str]) -> int:
+    """Do what concerns a factory that runs; returns the exit status."""
+    from kata.host.factory import admin
+
+    verb, *rest = arguments
+    config = ""
+    if rest[-2:-1] == ["--config"]:
+        config = rest[-1]
+        del rest[-2:]
+    if rest not in ([], ["--json"]) or (rest and verb != "--status"):
+        print(_USAGE, end="", file=sys.stderr)
+        return 2
     try:
-        sock = fdpass.connect(path)
-    except OSError:
-        return
-    try:
-        fdpass.send(sock, [END])
-        fdpass.receive(sock)  # it hangs up when it has understood
-    except OSError:
-        pass  # it was ending by itself
-    finally:
-        sock.close()
+        if verb == "--init":
+            print(admin.init(config))
+        elif verb == "--status":
+            status = admin.find_status(config)
+            print(status.to_json() if rest else status.render())
+        elif verb == "--destroy":
+            admin.destroy(config)
+        else:
+            admin.end()
+    except (KataError, OSError) as error:
+        print(f"kata-factory: {describe_error(error)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _detach() -> None:

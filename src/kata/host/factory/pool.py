@@ -88,6 +88,15 @@ class Pool:
         """Return what a fork of the factory has to close."""
         return [*self._members, *([self._memory.fileno()] if self._memory.fileno() >= 0 else [])]
 
+    def describe(self) -> list[dict[str, object]]:
+        """Return what there is (see admin.SpareStatus)."""
+        found: list[dict[str, object]] = []
+        for member in self._members.values():
+            machine = json.loads(member.kind)["machine"]
+            sizes = {key: machine[key] for key in ("memory_mib", "vcpus")}
+            found.append({"pid": member.pid, "ready": member.ready, **sizes})
+        return found
+
     def note(self, kind: dict[str, Any], hint: str, size: int) -> None:
         """Take down what a sandbox was, to be ready for the next; ``size`` is the pool's."""
         text = json.dumps(kind, sort_keys=True)

@@ -26,7 +26,7 @@ from kata.host.factory.pool import Pool, sweep
 from kata.host.resource.memory import MemoryWatch
 from kata.host.sandbox.hint import find_hint
 from kata.host.shim.arguments import parse_arguments
-from kata.host.template.address import END, RUN, WANT
+from kata.host.template.address import END, RUN, STATUS, WANT
 from kata.oci.bundle import load_spec
 
 TYPE_CHECKING = False
@@ -114,6 +114,8 @@ class Factory:
                     self._run(parts, fds, peer)
                 elif parts[:1] == [WANT] and len(parts) == 2:
                     self._note_wish(json.loads(parts[1]))
+                elif parts == [STATUS]:
+                    fdpass.send(peer, [json.dumps(self._describe()).encode()])
                 elif parts == [END]:
                     self._ending = True
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -121,6 +123,13 @@ class Factory:
             finally:
                 for number in fds:
                     os.close(number)
+
+    def _describe(self) -> dict[str, object]:
+        return {
+            "pid": os.getpid(),
+            "building": bool(self._builder or self._wishes),
+            "spares": self._pool.describe(),
+        }
 
     def _run(self, parts: list[bytes], fds: list[int], peer: socket.socket) -> None:
         request = Request(parts, fds)

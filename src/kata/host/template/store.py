@@ -27,6 +27,8 @@ _KEPT = 8
 _MEMORY = "memory"
 _STATE = "state"
 _NOTE = "template.json"
+# The unit of st_blocks (stat(2)).
+_BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ class Template:
     def close(self) -> None:
         """Let go of the memory."""
         os.close(self.memory_fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A template as a list shows it: its size without holes, its last use since the epoch."""
+
+    key: str
+    held_bytes: int
+    used_at: float
 
 
 class Store:
@@ -95,6 +106,17 @@ class Store:
             ) from error
         self._limit()
 
+    def list(self) -> list[Kept]:
+        """Return the templates, the last used first."""
+        found = []
+        for name in _list(self._folder):
+            with contextlib.suppress(OSError):
+                if not name.startswith("."):
+                    held = os.stat(f"{self._folder}/{name}/{_MEMORY}").st_blocks * _BLOCK_BYTES
+                    used_at = os.stat(f"{self._folder}/{name}/{_NOTE}").st_mtime
+                    found.append(Kept(name, held, used_at))
+        return sorted(found, key=lambda kept: -kept.used_at)
+
     def discard(self, key: str) -> None:
         """Remove a template; whoever has it open keeps what it has."""
         gone = f"{self._folder}/.{os.getpid()}.{key}.gone"
@@ -134,13 +156,8 @@ class Store:
         raise KataError(f"use template {path}: {reason}", Code.DATA_LOSS) from cause
 
     def _limit(self) -> None:
-        ages = []
-        for name in _list(self._folder):
-            with contextlib.suppress(OSError):
-                if not name.startswith("."):
-                    ages.append((os.stat(f"{self._folder}/{name}/{_NOTE}").st_mtime_ns, name))
-        for _, name in sorted(ages)[:-_KEPT]:
-            self.discard(name)
+        for kept in self.list()[_KEPT:]:
+            self.discard(kept.key)
 
     def _path(self, key: str) -> str:
         return f"{self._folder}/{key}"
