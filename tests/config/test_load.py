@@ -81,3 +81,17 @@ def test_a_daemon_is_chosen_where_none_is_named(
     daemon.write_text("")
     monkeypatch.setattr(load, "VIRTIOFSD_PATHS", (str(tmp_path / "none"), str(daemon)))
     assert load.load_config(str(main), {}).hypervisor.virtio_fs_daemon == str(daemon)
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "configuration.toml"
+    file.write_text("[hypervisor.qemu]\ndefault_memory = 300\n")
+    first = load.load_config(str(file), {})
+    assert load.load_config(str(file), {}) == first
+    file.write_text("[hypervisor.qemu]\ndefault_memory = 301\n")
+    assert load.load_config(str(file), {}).hypervisor.default_memory_mib == 301
+    (tmp_path / "config.d").mkdir()
+    (tmp_path / "config.d" / "10.toml").write_text("[hypervisor.qemu]\ndefault_memory = 302\n")
+    assert load.load_config(str(file), {}).hypervisor.default_memory_mib == 302
+    (tmp_path / "config.d" / "10.toml").unlink()
+    assert load.load_config(str(file), {}).hypervisor.default_memory_mib == 301

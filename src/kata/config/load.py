@@ -24,6 +24,8 @@ CONFIG_PATHS = (
 )
 DROP_INS = "config.d"
 VIRTIOFSD_PATHS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
+# What was read, with the stamps of the files: forks of a process need not read it again.
+_known: dict[tuple[str, ...], tuple[list[object], Config]] = {}
 # The shipped file has 10 kB; what is larger by far is not a configuration.
 FILE_MAX_BYTES = 1 << 20
 
@@ -35,11 +37,19 @@ def load_config(explicit: str | None, environ: Mapping[str, str]) -> Config:
     such file, INVALID_ARGUMENT for what is wrong in it.
     """
     path = find_config_path(explicit, environ)
-    config = parse_config([_read(name) for name in (path, *find_drop_ins(path))])
+    config = _read_known((path, *find_drop_ins(path)))
     if not config.hypervisor.virtio_fs_daemon:
         found = next((name for name in VIRTIOFSD_PATHS if os.path.exists(name)), VIRTIOFSD_PATHS[0])
         config = replace(config, hypervisor=replace(config.hypervisor, virtio_fs_daemon=found))
     return config
+
+
+def _read_known(names: tuple[str, ...]) -> Config:
+    stamps = [_stamp(name) for name in names]
+    known = _known.get(names)
+    if known is None or known[0] != stamps:
+        known = _known[names] = (stamps, parse_config([_read(name) for name in names]))
+    return known[1]
 
 
 def find_config_path(explicit: str | None, environ: Mapping[str, str]) -> str:
@@ -64,6 +74,15 @@ def find_drop_ins(path: str) -> list[str]:
     if not os.path.isdir(folder):
         return []
     return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if _is_toml(name)]
+
+
+def _stamp(path: str) -> object:
+    """Return what changes with a file; for one that cannot be read, something of its own."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return object()
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
 def _is_toml(name: str) -> bool:

@@ -61,12 +61,13 @@ def fill_message(message: Any, document: Any, path: str) -> None:
 
 
 def _fill_field(message: Any, field: Any, value: Any, path: str) -> None:
-    if field.type == _MESSAGE and field.message_type.GetOptions().map_entry:
-        _fill_map(getattr(message, field.name), value, path)
-    elif field.is_repeated:
+    if field.is_repeated:
+        target = getattr(message, field.name)
+        if hasattr(target, "items"):  # a map; its descriptor's options would load half of protobuf
+            _fill_map(target, value, path)
+            return
         if not isinstance(value, list):
             raise _bad(path, "a list", value)
-        target = getattr(message, field.name)
         for index, item in enumerate(value):
             if field.type == _MESSAGE:
                 fill_message(target.add(), item, f"{path}[{index}]")

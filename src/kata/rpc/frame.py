@@ -28,9 +28,11 @@ REMOTE_CLOSED = 1
 REMOTE_OPEN = 2
 NO_DATA = 4
 
-# One read asks for at most this much, so that the length a peer claims costs nothing until its
-# bytes arrive.
-_READ_CHUNK = 1 << 18
+# Room for a message is made in steps of this much, so that the length that a peer claims costs
+# nothing until its bytes arrive; output comes in messages of half of it.
+_READ_CHUNK = 1 << 19
+# A message up to this length is mostly read at once.
+_SHORT = 1 << 13
 
 
 class FrameError(KataError):
@@ -116,23 +118,33 @@ class Channel:
         self._hang_up()
 
     def _read_exactly(self, length: int, *, at_boundary: bool = False) -> bytes:
-        data = self._read(min(length, _READ_CHUNK)) if length else b""
+        data = self._read(length) if 0 < length <= _SHORT else b""
         if len(data) == length or (not data and at_boundary):
             return data
-        parts = [data]
-        missing = length - len(data)
-        while missing and parts[-1]:
-            parts.append(self._read(min(missing, _READ_CHUNK)))
-            missing -= len(parts[-1])
-        if missing:
-            raise FrameError(
-                f"read frame: stream ended {missing} bytes before its end", Code.UNAVAILABLE
-            )
-        return b"".join(parts)
+        room = bytearray(data)
+        filled = len(data)
+        while filled < length:
+            if filled == len(room):
+                room.extend(bytes(min(length - filled, _READ_CHUNK)))
+            with memoryview(room) as whole, whole[filled:] as free:
+                count = self._read_into(free)
+            if not count:
+                raise FrameError(
+                    f"read frame: stream ended {length - filled} bytes before its end",
+                    Code.UNAVAILABLE,
+                )
+            filled += count
+        return bytes(room)
 
     def _skip(self, length: int) -> None:
         while length:
             length -= len(self._read_exactly(min(length, _READ_CHUNK)))
+
+    def _read_into(self, room: memoryview) -> int:
+        try:
+            return os.readv(self._fd, [room])
+        except ConnectionResetError:
+            return 0
 
     def _read(self, length: int) -> bytes:
         try:

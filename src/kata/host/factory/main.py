@@ -135,6 +135,9 @@ def _detach() -> None:
 
 
 def _preload() -> None:
+    """Load what forks will use, and what these would import late: each would have it for itself."""
+    import tomllib  # noqa: F401
+
     from kata.host.factory import build  # noqa: F401
     from kata.host.shim import daemon, delete, main, start  # noqa: F401
     from kata.oci import annotations, bundle  # noqa: F401

@@ -118,7 +118,7 @@ class Factory:
                     fdpass.send(peer, [json.dumps(self._describe()).encode()])
                 elif parts == [END]:
                     self._ending = True
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (KataError, OSError, ValueError, KeyError, TypeError) as error:
                 self._log.warning("message not understood", reason=error)
             finally:
                 for number in fds:
@@ -171,6 +171,7 @@ class Factory:
 
     def _note_wish(self, wish: dict[str, Any]) -> None:
         kind = wish["kind"]
+        load_config(str(kind["config"]), {})  # which is kept for the forks
         if wish["spares"]:
             self._pool.note(kind, wish["hint"], wish["spares"])
         else:

@@ -26,9 +26,12 @@ def read_memory_mib(what: str, path: str = _INFO) -> int:
 
 
 def check_spares(count: int, each_mib: int) -> None:
-    """Raise FAILED_PRECONDITION when spare machines can never be in this host's memory."""
+    """Raise FAILED_PRECONDITION when spare machines can never be in this host's memory.
+
+    That even one cannot, is told where it is started.
+    """
     total_mib = read_memory_mib("MemTotal")
-    if count * each_mib > total_mib:
+    if each_mib <= total_mib < count * each_mib:
         raise KataError(
             f"vm_cache_number = {count}: {count} machines of {each_mib} MiB, overhead included,"
             f" are {count * each_mib} MiB, this host has {total_mib} MiB",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from kata.rpc.client import Client
+from kata.rpc.client import Call, Client
 from kata.rpc.pb import (
     agent_pb2,
     empty_pb2,
@@ -19,6 +19,17 @@ from kata.rpc.pb import (
 
 # Upstream's limit for requests that do not wait for anything in the guest.
 _DEFAULT_TIMEOUT_S = 60.0
+
+
+class Reading:
+    """A request for output that is under way."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def finish(self) -> bytes:
+        """Wait for output and return it; nothing at its end."""
+        return agent_pb2.ReadStreamResponse.FromString(self._call.wait(None)).data
 
 
 class Agent:
@@ -156,11 +167,12 @@ class Agent:
 
     def read_stream(self, stream: str, container_id: str, exec_id: str, limit: int) -> bytes:
         """Read ``Stdout`` or ``Stderr``, waiting for output; nothing at its end."""
+        return self.begin_read(stream, container_id, exec_id, limit).finish()
+
+    def begin_read(self, stream: str, container_id: str, exec_id: str, limit: int) -> Reading:
+        """Ask for output and return at once."""
         request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=limit)
-        answer = self._client.call(
-            f"grpc.AgentService/Read{stream}", request, agent_pb2.ReadStreamResponse
-        )
-        return answer.data
+        return Reading(self._client.begin(f"grpc.AgentService/Read{stream}", request))
 
     def resize_terminal(self, container_id: str, exec_id: str, width: int, height: int) -> None:
         """Set the size of a process's terminal, in characters."""

@@ -173,7 +173,10 @@ class TaskIo:
     def _pump_output(self, agent: Agent, target: tuple[str, str], stream: str) -> None:
         fd = self._outputs.get(stream, -1)
         try:
-            while data := agent.read_stream(stream, *target, _OUTPUT_BYTES):
+            reading = agent.begin_read(stream, *target, _OUTPUT_BYTES)
+            while data := reading.finish():
+                # The guest gets the next piece ready while this one is passed on.
+                reading = agent.begin_read(stream, *target, _OUTPUT_BYTES)
                 if fd >= 0 and not self._write(fd, data):
                     return
         except KataError as error:
