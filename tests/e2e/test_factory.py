@@ -21,7 +21,9 @@ from tests.support.containerd import Containerd
 from tests.support.factory import (
     LOG,
     TIMEOUT_S,
+    end_factory,
     find_builders,
+    find_factories,
     find_factory,
     find_templates,
     make_template,
@@ -246,6 +248,17 @@ def test_the_factory_ends_when_it_is_told(template: str) -> None:
         time.sleep(0.05)
     assert not Path(SOCKET).exists()
     subprocess.run([program, "--end"], check=True, timeout=10)  # one that does not run
+
+
+def test_of_many_started_at_once_one_is_the_factory(template: str) -> None:
+    end_factory()
+    argv = [f"{BUILD}/bin/kata-factory", "--detach"]
+    starters = [subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) for _ in range(5)]
+    told = [starter.communicate(timeout=TIMEOUT_S)[1] for starter in starters]
+    assert [starter.returncode for starter in starters] == [0] * 5
+    assert told.count("kata-factory: another one runs\n") == 4
+    wait_for_factory()
+    assert len(find_factories()) == 1
 
 
 def run_verb(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

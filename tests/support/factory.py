@@ -68,7 +68,12 @@ def find_templates() -> list[Path]:
 
 def find_factory() -> int:
     """Return the factory's pid; 0 when there is none."""
-    return next((pid for pid, argv in _find_processes() if not _WORKERS.intersection(argv)), 0)
+    return next(iter(find_factories()), 0)
+
+
+def find_factories() -> list[int]:
+    """Return the pids of all factories, of which there should not be two."""
+    return [pid for pid, argv in _find_processes() if not _WORKERS.intersection(argv)]
 
 
 def find_builders() -> list[int]:

@@ -31,8 +31,6 @@ _RETRY_S = 600.0
 _PAUSE_S = 60.0
 # So many hints are remembered.
 _HINTS = 256
-
-
 # A spare of a kind that so many sandboxes did not ask for makes room, times the pool's size.
 _STALE = 4
 

@@ -30,6 +30,7 @@ READY = b"ready"
 # Exit statuses: a template may come, or trying again soon is useless.
 NO_TEMPLATE = 2
 FAILED = 1
+_NO_TEMPLATE_CODES = (Code.NOT_FOUND, Code.DATA_LOSS)
 _LOWEST = 19
 
 
@@ -82,7 +83,7 @@ def run_spare(kind: Mapping[str, Any], control: socket.socket, log: Logger) -> i
         spare = Spare(kind, load_config(str(kind["config"]), {}), log, Spawner())
     except (KataError, OSError, KeyError, TypeError) as error:
         log.warning("no warm machine", reason=describe_error(error))
-        missing = isinstance(error, KataError) and error.code == Code.NOT_FOUND
+        missing = isinstance(error, KataError) and error.code in _NO_TEMPLATE_CODES
         return NO_TEMPLATE if missing else FAILED
     _set_priority([os.getpid(), *spare.processes()], usual, log)
     request = _wait(control, spare)

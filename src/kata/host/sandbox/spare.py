@@ -21,6 +21,7 @@ from kata.base.title import replace_in_title
 from kata.config.records import Config
 from kata.host.hypervisor.spec import NEW_NETNS, SharedFolder, VmSpec
 from kata.host.sandbox import plan
+from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.machine import Machine, MachineContext
 from kata.host.sandbox.record import ProcessEntry, RecordFile
 from kata.host.sandbox.rehearsal import rehearse
@@ -50,6 +51,8 @@ class Spare:
         self._key = template_key(*plan.describe_machine(spec))
         own_id = spare_id(os.getpid())
         self._id = own_id
+        if is_orphaned(own_id):  # another process with this pid was killed
+            clean_up(own_id)
         self._record = RecordFile(own_id)
         self._shared = layout.shared_paths(own_id)
         hypervisor = replace(
