@@ -19,7 +19,7 @@ from kata.base.mountinfo import list_mount_points
 from tests.pods.conftest import FOLDER_PREFIX, PodMaker, list_network, remove_all
 from tests.support.cri.bed import Node, make_node, wait_ready
 from tests.support.cri.pods import Container, Pod
-from tests.support.leaks import find_processes
+from tests.support.leaks import find_processes, take_inventory
 from tests.support.sandboxes import QEMU, SHIM, VIRTIOFSD, assert_gone, find_pids, kill
 
 pytestmark = pytest.mark.e2e
@@ -184,8 +184,7 @@ def take_counts(node: Node) -> dict[str, object]:
         "mounts": len(list_mount_points()),
         "network": sorted(list_network(node)),
         "links": sorted(os.listdir("/sys/class/net")),
-        "files": sorted(os.listdir("/run/kata") + os.listdir("/run/containerd/s")),
-        "shared": sorted(os.listdir("/run/kata-containers/shared/sandboxes")),
+        "files": sorted(line for line in take_inventory() if line.startswith("file ")),
         "containerd's descriptors": count_fds(node.containerd.pid),
     }
 

@@ -219,3 +219,29 @@ def test_what_follows_an_answer_comes_after_it() -> None:
     assert done.wait(5)
     assert arrived[0]
     ours.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 8191, 8192, 8193, 1 << 19, (3 << 20) + 1])
+def test_a_channel_that_does_not_block_passes_whole_messages(length: int) -> None:
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+    writing, reading = frame.Channel.from_socket(ours), frame.Channel.from_socket(theirs)
+    data = os.urandom(length)
+    writer = threading.Thread(target=writing.write_frame, args=(1, frame.RESPONSE, data))
+    writer.start()
+    read = reading.read_frame()
+    writer.join(5)
+    assert read is not None
+    assert (read.stream_id, read.data) == (1, data)
+    writing.hang_up()
+    assert reading.read_frame() is None
+
+
+def test_a_write_that_waits_ends_with_the_peer() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    channel = frame.Channel.from_socket(ours)
+    threading.Timer(0.2, theirs.close).start()
+    with pytest.raises(OSError, match=r"the peer has hung up|Broken pipe"):
+        channel.write_frame(1, frame.RESPONSE, bytes(4 << 20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from kata.guest import health, sockets
@@ -68,6 +69,9 @@ class Agent:
         """Serve a virtio-serial port for ever, one host connection after the other."""
         from kata.guest import ports
 
+        # A write that waits for the host does so turning, and for each 32 KiB (drivers/char/
+        # virtio_console.c); without, as much is on its way as the queue has room for.
+        os.set_blocking(fd, False)
         channel = Channel(fd, lambda: None)
         while True:
             self.server.serve(channel)

@@ -7,6 +7,7 @@ and flags (u8), big endian; the length is that of the data that follows and at m
 from __future__ import annotations
 
 import os
+import select
 import struct
 import threading
 
@@ -65,7 +66,8 @@ class Frame:
 class Channel:
     """A byte stream that carries frames: a socket, or a virtio-serial port of a guest.
 
-    Reads belong to one thread; writes may come from any.  The channel owns its descriptor.
+    Reads belong to one thread; writes may come from any.  The channel owns its descriptor, which
+    may be one that does not block.
     """
 
     def __init__(self, fd: int, hang_up: Callable[[], None]) -> None:
@@ -111,7 +113,10 @@ class Channel:
         view = memoryview(HEADER.pack(len(data), stream_id, kind, flags) + data)
         with self._write_lock:
             while view:
-                view = view[os.write(self._fd, view) :]
+                try:
+                    view = view[os.write(self._fd, view) :]
+                except BlockingIOError:
+                    self._wait(select.POLLOUT)
 
     def hang_up(self) -> None:
         """End the stream in both directions; a blocked read returns.  May be called twice."""
@@ -141,13 +146,27 @@ class Channel:
             length -= len(self._read_exactly(min(length, _READ_CHUNK)))
 
     def _read_into(self, room: memoryview) -> int:
-        try:
-            return os.readv(self._fd, [room])
-        except ConnectionResetError:
-            return 0
+        while True:
+            try:
+                return os.readv(self._fd, [room])
+            except BlockingIOError:
+                self._wait(select.POLLIN)
+            except ConnectionResetError:
+                return 0  # a peer that died is a peer that hung up
 
     def _read(self, length: int) -> bytes:
-        try:
-            return os.read(self._fd, length)
-        except ConnectionResetError:
-            return b""  # a peer that died is a peer that hung up
+        while True:
+            try:
+                return os.read(self._fd, length)
+            except BlockingIOError:
+                self._wait(select.POLLIN)
+            except ConnectionResetError:
+                return b""
+
+    def _wait(self, event: int) -> None:
+        """Wait until a descriptor that does not block can be written or read."""
+        poll = select.poll()
+        poll.register(self._fd, event)
+        for _, found in poll.poll():
+            if event == select.POLLOUT and found & (select.POLLHUP | select.POLLERR):
+                raise BrokenPipeError("write frame: the peer has hung up")

@@ -20,6 +20,7 @@ from kata.host.hypervisor.accelerator import choose_accelerator
 from kata.host.hypervisor.interface import Hypervisor
 from kata.host.network.network import NetworkSettings
 from kata.host.resource import cgroup
+from kata.host.resource.memory import check_spares
 from kata.host.resource.sizing import OVERHEAD_MIB, Size, plan_size
 from kata.host.sandbox import plan, vsock
 from kata.host.sandbox.agent import Agent
@@ -107,6 +108,7 @@ class Sandbox:
             network = self._connect_network()
         free_mib = find_free_mib(plan.find_memory_folder(self._config))
         size = plan_size(self._config.hypervisor, self._pod.limits, free_mib)
+        check_spares(self._config.factory.vm_cache_number, size.memory_mib + OVERHEAD_MIB)
         spec = plan.plan_vm(self.id, self._config, size, accelerator.name, cid)
         self._spec = replace(spec, netns_path=self._pod.netns_path if network else "")
         self._undo.push("shared folder", self._remove_share)

@@ -17,8 +17,6 @@ from kata.base.processes import Spawner
 from kata.base.trace import SHOWN
 from kata.config.annotations import apply_annotations
 from kata.config.load import load_config
-from kata.host.resource.memory import check_spares
-from kata.host.resource.sizing import OVERHEAD_MIB
 from kata.host.sandbox.container import Container, ContainerRequest
 from kata.host.sandbox.hint import find_hint
 from kata.host.sandbox.pause import PauseContainer
@@ -87,8 +85,6 @@ class Creator:
         self._log.debug_enabled |= config.runtime.enable_debug
         for warning in config.warnings:
             self._log.warning("configuration", reason=warning)
-        hypervisor = config.hypervisor
-        check_spares(config.factory.vm_cache_number, hypervisor.default_memory_mib + OVERHEAD_MIB)
         check_spec(spec)
         pod = plan_pod(request.id, spec)
         spare, self._spare = self._spare, None
