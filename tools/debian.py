@@ -26,8 +26,24 @@ PACKAGES = (
     "util-linux",
     "zstd",
 )
-# Networks of pods as Kubernetes makes them, and a root file system with real servers.
-TEST_PACKAGES = ("catatonit", "containernetworking-plugins", "crun", "iptables", "mmdebstrap")
+# Networks of pods as Kubernetes makes them, a root file system with real servers, and what a kernel
+# is built with.
+TEST_PACKAGES = (
+    "bc",
+    "bison",
+    "catatonit",
+    "containernetworking-plugins",
+    "crun",
+    "flex",
+    "gcc",
+    "iptables",
+    "libc6-dev",
+    "libelf-dev",
+    "make",
+    "mmdebstrap",
+    "perl",
+    "xz-utils",
+)
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive"}
 # The lists may be missing (a fresh container image) or older than the archive.
 APT = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]

@@ -14,22 +14,23 @@ from kata.image import store
 
 
 def publish(folder: Path, key: str) -> None:
-    with store.locked_store(str(folder)), store.scratch_folder(str(folder)) as scratch:
+    shelf = store.image_shelf(str(folder))
+    with store.locked(shelf), store.scratch_folder(shelf) as scratch:
         made = Path(scratch, "made")
         made.mkdir()
         for name in (store.KERNEL, store.INITRD):
             (made / name).write_text(key)
         files = {name: {"size": len(key)} for name in (store.KERNEL, store.INITRD)}
         (made / store.MANIFEST).write_text(json.dumps({"key": key, "files": files}))
-        store.publish_version(str(folder), str(made), key)
-        store.prune_versions(str(folder))
+        store.publish_version(shelf, str(made), key)
+        store.prune_versions(shelf)
 
 
 def test_plain_names_lead_to_the_newest(tmp_path: Path) -> None:
     for key in ("a" * 64, "b" * 64):
         publish(tmp_path, key)
         assert (tmp_path / store.KERNEL).read_text() == key
-        assert store.load_manifest(str(tmp_path))["key"] == key
+        assert store.load_manifest(store.image_shelf(str(tmp_path)))["key"] == key
 
 
 def test_one_version_is_kept_to_go_back_to(tmp_path: Path) -> None:
@@ -47,10 +48,10 @@ def test_the_same_key_can_be_published_again(tmp_path: Path) -> None:
 
 
 def test_damage_makes_a_version_count_as_missing(tmp_path: Path) -> None:
-    assert store.load_manifest(str(tmp_path)) == {}
+    assert store.load_manifest(store.image_shelf(str(tmp_path))) == {}
     publish(tmp_path, "a" * 64)
     (tmp_path / store.INITRD).resolve().write_text("cut")
-    assert store.load_manifest(str(tmp_path)) == {}
+    assert store.load_manifest(store.image_shelf(str(tmp_path))) == {}
 
 
 def test_nothing_half_made_is_left(tmp_path: Path) -> None:
@@ -58,8 +59,8 @@ def test_nothing_half_made_is_left(tmp_path: Path) -> None:
     (tmp_path / "versions" / ".building-crashed").mkdir()
     with (
         pytest.raises(KataError, match="No space left") as caught,
-        store.locked_store(str(tmp_path)),
-        store.scratch_folder(str(tmp_path)),
+        store.locked(store.image_shelf(str(tmp_path))),
+        store.scratch_folder(store.image_shelf(str(tmp_path))),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.code == Code.RESOURCE_EXHAUSTED

@@ -7,7 +7,6 @@ Called by ``main``; every step that decides something is a pure function of anot
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 from dataclasses import dataclass
@@ -55,12 +54,13 @@ def build_image(request: BuildRequest, progress: Callable[[str], None]) -> dict[
     sources = inputs.find_sources(request.kata_root)
     found = packages.find_packages(recipe.packages, request.suite)
     key = inputs.input_key(found, sources, (request.compression, request.suite))
-    with store.locked_store(request.output):
-        manifest = store.load_manifest(request.output)
+    shelf = store.image_shelf(request.output)
+    with store.locked(shelf):
+        manifest = store.load_manifest(shelf)
         if manifest.get("key") == key and not request.force:
             progress(f"guest image in {request.output} is up to date")
             return manifest
-        with store.scratch_folder(request.output) as scratch:
+        with store.scratch_folder(shelf) as scratch:
             found = [*found, *find_kernel(found, request.suite)]
             progress(f"fetching {len(found)} packages")
             tree = _read_packages(found, request.cache)
@@ -71,11 +71,9 @@ def build_image(request: BuildRequest, progress: Callable[[str], None]) -> dict[
             os.mkdir(made)
             written = _write_files(files, made, request.compression)
             manifest = _manifest(key, found, files, written, sources)
-            with open(os.path.join(made, store.MANIFEST), "w", encoding="utf-8") as file:
-                json.dump(manifest, file, indent=2, sort_keys=True)
-                file.write("\n")
-            store.publish_version(request.output, made, key)
-        store.prune_versions(request.output)
+            store.write_manifest(shelf, made, manifest)
+            store.publish_version(shelf, made, key)
+        store.prune_versions(shelf)
     return manifest
 
 
