@@ -26,12 +26,25 @@ _JIT = "qemu: translated code (emulation only)"
 
 def measure_density(containerd: Containerd) -> list[Figure]:
     """Return the costs of each of twenty idle containers."""
+    with _idle_crowd(containerd) as names:
+        return [*_measure_sizes(names), *_measure_idle(names)]
+
+
+def measure_sizes(containerd: Containerd, configuration: str) -> list[Figure]:
+    """Return the sizes of each of twenty idle containers of another configuration."""
+    with _idle_crowd(containerd, "--runtime-config-path", configuration) as names:
+        return _measure_sizes(names)
+
+
+@contextmanager
+def _idle_crowd(containerd: Containerd, *flags: str) -> Iterator[list[str]]:
+    """Start twenty containers, one after another, that have settled when this yields."""
     names = [f"bench-many-{number:02}" for number in range(_MANY)]
     try:
         for name in names:
-            containerd.start_container(name, "sleep", "100000")
+            containerd.start_container(name, "sleep", "100000", flags=flags)
         time.sleep(_SETTLE_S)
-        return [*_measure_sizes(names), *_measure_idle(names)]
+        yield names
     finally:
         for name in names:
             containerd.remove(name)

@@ -15,6 +15,7 @@ PACKAGES = (
     "busybox-static",
     "containerd",
     "cpio",
+    "erofs-utils",
     "iproute2",
     "kmod",
     "lz4",

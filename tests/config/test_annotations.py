@@ -55,6 +55,13 @@ def test_each_type_of_value() -> None:
     assert changed.agent.kernel_modules == ("dummy numdummies=2", "loop")
 
 
+def test_a_root_takes_the_place_of_the_other_kind() -> None:
+    made = apply(config("image"), hypervisor__image="/x.img")
+    assert (made.hypervisor.image, made.hypervisor.initrd) == ("/x.img", "")
+    made = apply(config("image", "initrd"), hypervisor__image="/x.img", hypervisor__initrd="/y")
+    assert (made.hypervisor.image, made.hypervisor.initrd) == ("", "/y")
+
+
 def test_annotations_of_others_are_not_ours() -> None:
     made = config()
     others = {"io.kubernetes.cri.sandbox-id": "x", "io.katacontainers.pkg.oci.bundle_path": "/"}

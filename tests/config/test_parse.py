@@ -69,6 +69,13 @@ def test_later_files_win_key_by_key() -> None:
     assert config.hypervisor.memory_slots == 3
 
 
+def test_an_image_takes_the_place_of_the_default_initrd() -> None:
+    made = parse("[hypervisor.qemu]\nimage = '/x.img'").hypervisor
+    assert (made.image, made.initrd) == ("/x.img", "")
+    made = parse("").hypervisor
+    assert (made.image, bool(made.initrd)) == ("", True)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"), [("true", "true"), ("false", "false"), ('"auto"', "auto")]
 )
@@ -116,9 +123,19 @@ def test_use_vsock_takes_booleans_as_upstream_has_them(value: str, expected: str
             "only false is",
         ),
         (
-            "[hypervisor.qemu]\nimage = '/x.img'",
-            "read 0.toml:2: hypervisor.qemu.image: '/x.img' is not supported",
-            "only '' is",
+            "[hypervisor.qemu]\nimage = '/x.img'\ninitrd = '/y.img'",
+            'read 0.toml:2: hypervisor.qemu.image: excludes initrd; set initrd = ""',
+            "",
+        ),
+        (
+            "[hypervisor.qemu]\nimage = ''\ninitrd = ''",
+            "read 0.toml:3: hypervisor.qemu.initrd: initrd or image must be set",
+            "",
+        ),
+        (
+            "[hypervisor.qemu]\ndisable_image_nvdimm = true",
+            "read 0.toml:2: hypervisor.qemu.disable_image_nvdimm: true is not supported",
+            "only false is",
         ),
         (
             "[hypervisor.qemu]\nvirtio_fs_extra_args = ['a', 1]",

@@ -142,10 +142,22 @@ def test_module_list_of_the_image_builder() -> None:
 def test_modules_are_found_by_what_the_kernel_calls_them(tmp_path: Path) -> None:
     file = tmp_path / "modules.list"
     file.write_text("veth /lib/modules/veth.ko - demand rtnl_link_veth,netdev-veth\n")
-    modules = Modules(str(file))
+    modules = Modules(str(file), loaded_file=str(file))
     for name in ("veth", "rtnl-link-veth", "netdev_veth"):
         assert modules.resolve(name) == "veth"
     assert modules.resolve("net-pf-4") == "net_pf_4"
+
+
+def test_a_kernel_without_modules_has_all_it_will_ever_have(tmp_path: Path) -> None:
+    file = tmp_path / "modules.list"
+    file.write_text("veth /no/such/file.ko - boot -\n")
+    modules = Modules(str(file), loaded_file=str(tmp_path / "none"))
+    modules.load_boot()
+    modules.load("veth")
+    modules.probe("veth", "")
+    with pytest.raises(KataError, match="with 'a=1': the kernel has no modules") as caught:
+        modules.probe("dummy", "a=1")
+    assert "dummy.PARAMETER=VALUE to kernel_params" in caught.value.hint
 
 
 def test_command_line() -> None:

@@ -91,6 +91,32 @@ def test_a_copy_gets_its_memory_and_waits_for_its_state() -> None:
     assert [line for line in lines if line != "-incoming defer"] == expected
 
 
+def test_a_root_in_an_image_is_memory_that_nobody_writes() -> None:
+    spec = replace(SPEC, initrd="", image="/x.img")
+    options = plan_options(spec, FDS, image_bytes=(18 << 20) + 1)
+    lines = [f"{option} {value}".rstrip() for option, value in options]
+    expected = GOLDEN.replace("-initrd /i\n", "").splitlines()
+    assert [line for line in expected if line not in lines] == [
+        next(line for line in expected if line.startswith("-machine")),
+        "-m 512M",
+    ]
+    assert "-m 512M,slots=1,maxmem=531M" in lines
+    assert next(line for line in lines if "-machine" in line).endswith(",nvdimm=on")
+    backend = next(line for line in lines if "/x.img" in line)
+    assert '"share":true,"readonly":true' in backend
+    assert f'"size":{(18 << 20) + 1}' in backend
+    assert '-device {"driver":"nvdimm","id":"nvdimm0","memdev":"image","unarmed":true}' in lines
+
+
+def test_a_copy_has_the_image_of_the_original() -> None:
+    spec = replace(SPEC, initrd="", image="/x.img")
+    original, copy = (
+        set(map(" ".join, plan_options(spec, FDS, restored=restored, image_bytes=9)))
+        for restored in (False, True)
+    )
+    assert original - copy == {"-kernel /k", "-append console=ttyS0 quiet"}
+
+
 def test_kvm_uses_the_hosts_processor() -> None:
     lines = render(replace(SPEC, accelerator="kvm"))
     assert "-accel kvm" in lines

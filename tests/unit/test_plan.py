@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from kata.base.errors import Code, KataError
 from kata.config.parse import ConfigFile, parse_config
 from kata.host.resource.sizing import Size
 from kata.host.sandbox.mounts import SharedMount
-from kata.host.sandbox.plan import ContainerPlan, GuestRules, plan_container, plan_vm
+from kata.host.sandbox.plan import (
+    ContainerPlan,
+    GuestRules,
+    describe_machine,
+    plan_container,
+    plan_vm,
+)
 from kata.host.share.layout import GUEST_FOLDER
 
 CONFIG = parse_config([ConfigFile("c.toml", "")])
@@ -143,6 +150,17 @@ def test_machine() -> None:
     assert (spec.name, spec.accelerator, spec.memory_mib, spec.vcpus) == ("s1", "tcg", 512, 1)
     assert "quiet" in spec.kernel_params
     assert not any("server_addr" in parameter for parameter in spec.kernel_params)
+
+
+def test_machine_with_its_root_in_an_image() -> None:
+    hypervisor = replace(CONFIG.hypervisor, image="/x.img", initrd="", kernel_params="agent.log=x")
+    spec = plan_vm("s1", replace(CONFIG, hypervisor=hypervisor), Size(1, 512), "tcg", None)
+    assert (spec.image, spec.initrd) == ("/x.img", "")
+    for parameter in ("root=/dev/pmem0", "rootfstype=erofs", "rootflags=dax=always", "ro"):
+        assert parameter in spec.kernel_params
+    # The operator's come last, and win.
+    assert spec.kernel_params[-1] == "agent.log=x"
+    assert describe_machine(spec)[1] == (spec.binary, spec.kernel, "/x.img")
 
 
 def test_machine_with_vsock_tells_the_agent() -> None:

@@ -48,6 +48,8 @@ _PROGRAMS = {
     ("hypervisor.qemu", "path"): "valid_hypervisor_paths",
     ("hypervisor.qemu", "virtio_fs_daemon"): "valid_virtio_fs_daemon_paths",
 }
+# A root that a pod names takes the place of the other kind.
+_ROOTS = {"image": "initrd", "initrd": "image"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ def _apply(config: Config, word: str, given: _Given) -> Config:
     _check_path(config, given, value)
     part = _SECTIONS[word][1]
     changed = replace(getattr(config, part), **{field.name: value})
+    if field.name in _ROOTS and value:
+        changed = replace(changed, **{_ROOTS[field.name]: ""})
     return replace(config, **{part: changed})
 
 

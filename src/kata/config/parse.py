@@ -107,6 +107,7 @@ def parse_config(files: Sequence[ConfigFile]) -> Config:
             warnings.append(f"{item.file.path}: {item.name} has no effect")
         else:
             item.refuse("unknown key", nearest(key, known_keys(section)))
+    _choose_root(values["hypervisor.qemu"])
     config = Config(
         files[0].path,
         HypervisorConfig(**values["hypervisor.qemu"]),
@@ -120,6 +121,12 @@ def parse_config(files: Sequence[ConfigFile]) -> Config:
         section, key, reason = conflict
         given[section, key].refuse(reason)
     return config
+
+
+def _choose_root(values: dict[str, Any]) -> None:
+    """Let an image that somebody set take the place of the initrd that nobody did."""
+    if values.get("image"):
+        values.setdefault("initrd", "")
 
 
 def settings_of(section: str) -> dict[str, dataclasses.Field[Any]]:
@@ -227,6 +234,10 @@ def find_conflict(config: Config) -> tuple[str, str, str] | None:
     if most and hypervisor.default_memory_mib > most:
         reason = f"{most} MiB is less than default_memory ({hypervisor.default_memory_mib})"
         return "hypervisor.qemu", "default_maxmemory", reason
+    if hypervisor.image and hypervisor.initrd:
+        return "hypervisor.qemu", "image", 'excludes initrd; set initrd = ""'
+    if not hypervisor.image and not hypervisor.initrd:
+        return "hypervisor.qemu", "initrd", "initrd or image must be set"
     if hypervisor.shared_fs == "virtio-fs" and not hypervisor.file_mem_backend:
         return "hypervisor.qemu", "file_mem_backend", "virtio-fs needs it"
     return None

@@ -60,8 +60,15 @@ class HypervisorConfig:
     )
     initrd: str = setting(
         f"{SHARE}/kata-containers-initrd.img",
-        "The guest's first file system, with the agent in it; `kata-image build` makes it.",
-        checks.absolute_path,
+        "The guest's file system, with the agent in it, as an initrd; `kata-image build` makes it.",
+        checks.absolute_path_or_empty,
+    )
+    image: str = setting(
+        "",
+        "The same as an image, which all guests share by the host's page cache, in place of "
+        f"initrd: {SHARE}/kata-containers.img, with a kernel of `kata-image kernel`: "
+        "docs/kernel.md.",
+        checks.absolute_path_or_empty,
     )
     firmware: str = setting(
         "", "Firmware for the VM; empty for QEMU's own.", checks.absolute_path_or_empty

@@ -3,7 +3,7 @@
 A line of the list is ``name path dependencies stage aliases``.  The stage is ``boot`` (needed to
 reach the host) or ``demand`` (loaded when something needs it); dependencies and aliases, the names
 under which the kernel asks for a module, are joined by commas, or ``-``.  A guest whose kernel has
-everything built in has no list.
+everything built in has no use for a list.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from kata.base.errors import Code, KataError
 from kata.guest import files
 
 LIST_FILE = "/usr/lib/kata/modules.list"
+# Only a kernel that can load modules has it.
+LOADED_FILE = "/proc/modules"
 
 
 class Modules:
     """Load each module once, its dependencies first."""
 
-    def __init__(self, list_file: str = LIST_FILE) -> None:
+    def __init__(self, list_file: str = LIST_FILE, loaded_file: str = LOADED_FILE) -> None:
         self._lock = threading.Lock()
-        self._entries = parse_list(files.find(list_file) or "")
+        self._can_load = os.path.exists(loaded_file)
+        self._entries = parse_list(files.find(list_file) or "") if self._can_load else {}
         self._loaded: set[str] = set()
 
     def load_boot(self) -> None:
@@ -46,7 +49,19 @@ class Modules:
         )
 
     def probe(self, name: str, parameters: str) -> None:
-        """Load a module that the host asks for.  Raises NOT_FOUND for one that does not exist."""
+        """Load a module that the host asks for.  Raises NOT_FOUND for one that does not exist.
+
+        Of a kernel without modules it is not known what it has built in.  Raises
+        FAILED_PRECONDITION there for parameters, which cannot be set any more.
+        """
+        if not self._can_load:
+            if parameters:
+                raise KataError(
+                    f"load kernel module {name} with {parameters!r}: the kernel has no modules",
+                    Code.FAILED_PRECONDITION,
+                    f"add {name}.PARAMETER=VALUE to kernel_params in [hypervisor.qemu]",
+                )
+            return
         with self._lock:
             plain = _plain(name)
             if plain in self._entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from kata.base import syscalls
@@ -40,8 +41,11 @@ _NEW_ROOT = "/mnt"
 def leave_initramfs() -> None:
     """Make ``/`` a mount that pivot_root(2) can leave; the kernel refuses it for the initramfs.
 
-    To be called before anything else is mounted.  Raises OSError.
+    A root that is read-only is an image's, and such a mount already.  To be called before anything
+    else is mounted.  Raises OSError.
     """
+    if os.statvfs("/").f_flag & os.ST_RDONLY:
+        return
     os.makedirs(_NEW_ROOT, exist_ok=True)
     syscalls.mount("/", _NEW_ROOT, "", syscalls.MS_BIND | syscalls.MS_REC)
     os.chdir(_NEW_ROOT)
@@ -80,7 +84,13 @@ def protect_root() -> None:
 def _mount_all(table: tuple[tuple[str, str, str, int, str], ...]) -> None:
     for source, target, fstype, flags, data in table:
         os.makedirs(target, exist_ok=True)
-        syscalls.mount(source, target, fstype, flags, data)
+        try:
+            syscalls.mount(source, target, fstype, flags, data)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            # The kernel has mounted /dev in an image's root itself (CONFIG_DEVTMPFS_MOUNT).
+            syscalls.mount("", target, "", syscalls.MS_REMOUNT | syscalls.MS_BIND | flags)
 
 
 def _enable_controllers() -> None:

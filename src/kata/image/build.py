@@ -1,4 +1,4 @@
-"""Build a guest image: kernel, initrd, manifest.
+"""Build a guest image: kernel, initrd and image of the same files, manifest.
 
 The order of work: ask apt for versions, compare the key, download, read, lay out, write, publish.
 Called by ``main``; every step that decides something is a pure function of another module.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kata.base.errors import Code, KataError
-from kata.image import cpio, inputs, kernel, layout, modules, packages, python, store
+from kata.image import cpio, erofs, inputs, kernel, layout, modules, packages, python, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,9 @@ COMPRESSIONS: dict[str, tuple[str, ...]] = {
     # One thread: the bytes must not depend on the number of CPUs.
     "zstd": ("zstd", "-19", "--single-thread", "-q", "-c"),
 }
+
+# What a kernel must have built in to mount an image as its root.
+IMAGE_DRIVERS = frozenset({"nfit", "libnvdimm", "nd_pmem", "erofs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class GuestFiles:
 
     kernel: kernel.Kernel
     kernel_version: str
+    boots_from: tuple[str, ...]
     entries: list[cpio.Entry]
     modules: list[modules.Module]
 
@@ -66,10 +70,10 @@ def build_image(request: BuildRequest, progress: Callable[[str], None]) -> dict[
             tree = _read_packages(found, request.cache)
             progress("laying out the guest's files")
             files = _plan(tree, recipe, sources, scratch)
-            progress("writing kernel and initrd")
+            progress("writing kernel, initrd and image")
             made = os.path.join(scratch, "made")
             os.mkdir(made)
-            written = _write_files(files, made, request.compression)
+            written = _write_files(files, scratch, made, request.compression)
             manifest = _manifest(key, found, files, written, sources)
             store.write_manifest(shelf, made, manifest)
             store.publish_version(shelf, made, key)
@@ -105,7 +109,9 @@ def _plan(
     tree: packages.FileTree, recipe: inputs.Recipe, sources: inputs.Sources, scratch: str
 ) -> GuestFiles:
     image, version = _find_kernel_image(tree)
-    chosen = _select_modules(tree, recipe.modules)
+    files, builtin = _find_modules(tree)
+    chosen = modules.select_modules(files, builtin, recipe.modules)
+    boots_from = ("initrd", *(("image",) if builtin >= IMAGE_DRIVERS else ()))
     interpreter = python.find_interpreter(tree)
     users = [
         *layout.program_entries(tree, recipe.programs),
@@ -117,7 +123,9 @@ def _plan(
         *users,
         *layout.library_entries(tree, users),
     ]
-    return GuestFiles(kernel.unpack_kernel(image), version, cpio.with_parents(entries), chosen)
+    return GuestFiles(
+        kernel.unpack_kernel(image), version, boots_from, cpio.with_parents(entries), chosen
+    )
 
 
 def _find_kernel_image(tree: packages.FileTree) -> tuple[bytes, str]:
@@ -127,7 +135,8 @@ def _find_kernel_image(tree: packages.FileTree) -> tuple[bytes, str]:
     return tree[found[0]].data, found[0].removeprefix("/boot/vmlinuz-")
 
 
-def _select_modules(tree: packages.FileTree, wanted: dict[str, str]) -> list[modules.Module]:
+def _find_modules(tree: packages.FileTree) -> tuple[dict[str, bytes], frozenset[str]]:
+    """Return the modules' files by name, and the names of those that are built in."""
     builtin: frozenset[str] = frozenset()
     files = {}
     for path, file in tree.items():
@@ -136,15 +145,19 @@ def _select_modules(tree: packages.FileTree, wanted: dict[str, str]) -> list[mod
                 builtin = modules.parse_builtin(file.data.decode())
             elif ".ko" in os.path.basename(path):
                 files[modules.module_name(path)] = file.data
-    return modules.select_modules(files, builtin, wanted)
+    return files, builtin
 
 
-def _write_files(files: GuestFiles, folder: str, compression: str) -> dict[str, bytes]:
+def _write_files(files: GuestFiles, scratch: str, made: str, compression: str) -> dict[str, bytes]:
     archive = b"".join(cpio.render_archive(files.entries, _mtime_s()))
     written = {store.KERNEL: files.kernel.data, store.INITRD: _compress(archive, compression)}
     for name, data in written.items():
-        with open(os.path.join(folder, name), "wb") as file:
+        with open(os.path.join(made, name), "wb") as file:
             file.write(data)
+    image = os.path.join(made, store.IMAGE)
+    erofs.write_image(erofs.select_entries(files.entries), scratch, image, _mtime_s())
+    with open(image, "rb") as file:
+        written[store.IMAGE] = file.read()
     return written
 
 
@@ -180,6 +193,7 @@ def _manifest(
             "version": files.kernel_version,
             "form": files.kernel.form,
             "reason": files.kernel.reason,
+            "boots_from": files.boots_from,
         },
         "protobuf": sources.protobuf_version,
         "packages": {package.name: package.version for package in found},

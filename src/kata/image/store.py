@@ -1,6 +1,6 @@
 """The folder with guest images and kernels: versions side by side, plain names as links to one.
 
-    versions/<key>/vmlinux.container, kata-containers-initrd.img, manifest.json
+    versions/<key>/vmlinux.container, kata-containers-initrd.img, kata-containers.img, manifest.json
     vmlinux.container -> versions/<key>/vmlinux.container      (and so on)
     kernels/<key>/vmlinux-kata.container, vmlinux-kata.config, vmlinux-kata.json
     vmlinux-kata.container -> kernels/<key>/vmlinux-kata.container      (and so on)
@@ -26,7 +26,8 @@ from kata.base.errors import Code, KataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KERNEL, INITRD, MANIFEST = "vmlinux.container", "kata-containers-initrd.img", "manifest.json"
+KERNEL, MANIFEST = "vmlinux.container", "manifest.json"
+INITRD, IMAGE = "kata-containers-initrd.img", "kata-containers.img"
 OWN_KERNEL, OWN_KERNEL_CONFIG = "vmlinux-kata.container", "vmlinux-kata.config"
 OWN_KERNEL_MANIFEST = "vmlinux-kata.json"
 KEY_CHARS = 12
@@ -52,7 +53,7 @@ class Shelf:
 
 def image_shelf(folder: str) -> Shelf:
     """Return where guest images with Debian's kernel are."""
-    return Shelf(folder, "versions", (KERNEL, INITRD, MANIFEST), MANIFEST)
+    return Shelf(folder, "versions", (KERNEL, INITRD, IMAGE, MANIFEST), MANIFEST)
 
 
 def kernel_shelf(folder: str) -> Shelf:

@@ -29,7 +29,7 @@ class VmSpec:
     memory_mib: int
     memory_folder: str
     kernel: str
-    initrd: str
+    initrd: str  # empty: the root is in ``image``
     kernel_params: tuple[str, ...]
     seccomp: str
     entropy_source: str
@@ -39,6 +39,7 @@ class VmSpec:
     firmware: str = ""  # empty: the hypervisor's own
     reclaim: bool = True  # memory that the guest does not use goes back to the host
     # Where the machine's process runs; empty: where its starter does; NEW_NETNS: in a new one.
+    image: str = ""  # a file system that the guest maps as memory, read-only
     netns_path: str = ""
 
 

@@ -25,6 +25,7 @@ from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.guard import Guard
 from kata.host.sandbox.observer import Observer
 from kata.host.sandbox.record import RecordFile
+from kata.host.sandbox.root_image import check_image
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share.layout import SharedFolderPaths
 from kata.host.share.virtiofsd import ShareSpec, start_share
@@ -263,7 +264,8 @@ class Machine:
 
 def check_assets(spec: VmSpec) -> None:
     """Raise for what would make the machine fail: missing files, too little memory."""
-    for key, path in (("path", spec.binary), ("kernel", spec.kernel), ("initrd", spec.initrd)):
+    root = ("image", spec.image) if spec.image else ("initrd", spec.initrd)
+    for key, path in (("path", spec.binary), ("kernel", spec.kernel), root):
         try:
             with open(path, "rb"):
                 pass
@@ -274,6 +276,8 @@ def check_assets(spec: VmSpec) -> None:
                 f"set {key} in [hypervisor.qemu]"
                 + ("" if key == "path" else ", or build the guest image: kata-image build"),
             ) from error
+    if spec.image:
+        check_image(spec)
     free_mib = find_free_mib(spec.memory_folder)
     if free_mib < spec.memory_mib:
         raise KataError(

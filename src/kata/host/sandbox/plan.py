@@ -35,6 +35,18 @@ _BASE_PARAMS = (
     "random.trust_cpu=on",
     "cgroup_no_v1=all",
 )
+# The root in an image, which is the machine's only persistent memory.  Its device is found while
+# the kernel goes on.  Where memory of it lies above 4 GiB the kernel would set 64 MiB aside for
+# devices that cannot reach there, of which there are none.
+_IMAGE_PARAMS = (
+    "root=/dev/pmem0",
+    "rootfstype=erofs",
+    "rootflags=dax=always",
+    "ro",
+    "rootwait",
+    "init=/init",
+    "swiotlb=noforce",
+)
 
 # Namespaces that the machine itself is.
 _MACHINE_NAMESPACES = frozenset({"network", "time"})
@@ -67,7 +79,7 @@ def plan_vm(
 ) -> VmSpec:
     """Return the machine for a sandbox."""
     hypervisor = config.hypervisor
-    params = list(_BASE_PARAMS)
+    params = [*_BASE_PARAMS, *(_IMAGE_PARAMS if hypervisor.image else ())]
     if hypervisor.enable_debug:
         params.remove("quiet")
     if config.agent.enable_debug:
@@ -87,6 +99,7 @@ def plan_vm(
         memory_folder=find_memory_folder(config),
         kernel=hypervisor.kernel,
         initrd=hypervisor.initrd,
+        image=hypervisor.image,
         kernel_params=tuple(params),
         seccomp=hypervisor.seccompsandbox,
         entropy_source=hypervisor.entropy_source,
@@ -104,8 +117,8 @@ def describe_machine(spec: VmSpec) -> tuple[dict[str, object], tuple[str, ...]]:
     """
     own = ("name", "share", "netns_path", "vsock_cid")
     alike = {key: value for key, value in asdict(spec).items() if key not in own}
-    files = (spec.binary, spec.kernel, spec.initrd, *([spec.firmware] if spec.firmware else ()))
-    return alike, files
+    files = (spec.binary, spec.kernel, spec.initrd, spec.image, spec.firmware)
+    return alike, tuple(path for path in files if path)
 
 
 def describe_kind(config: Config, spec: VmSpec) -> dict[str, object]:

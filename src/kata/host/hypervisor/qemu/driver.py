@@ -41,10 +41,13 @@ class ChannelFds:
     memory: int | None = None
 
 
-def plan_options(spec: VmSpec, fds: ChannelFds, *, restored: bool = False) -> list[Option]:
-    """Return QEMU's whole command line, without the program."""
-    options = machine.machine_options(spec)
+def plan_options(
+    spec: VmSpec, fds: ChannelFds, *, restored: bool = False, image_bytes: int = 0
+) -> list[Option]:
+    """Return QEMU's whole command line, without the program.  ``image_bytes``: the image's size."""
+    options = machine.machine_options(spec, image_bytes)
     options += machine.memory_options(spec, fds.memory)
+    options += machine.image_options(spec, image_bytes)
     options += machine.origin_options(spec, restored=restored)
     options += channels.monitor_options(fds.monitor)
     options += channels.console_options(fds.console)
@@ -94,7 +97,9 @@ class Qemu:
                 vsock=inherit(lent.vsock),
                 memory=inherit(lent.memory),
             )
-            argv = render_argv(spec.binary, plan_options(spec, fds, restored=restored))
+            size = os.stat(spec.image).st_size if spec.image else 0
+            options = plan_options(spec, fds, restored=restored, image_bytes=size)
+            argv = render_argv(spec.binary, options)
             # A machine that got out of its bounds is still in the pod's network only.
             if spec.netns_path == NEW_NETNS:
                 argv = [_UNSHARE, "--net", "--", *argv]

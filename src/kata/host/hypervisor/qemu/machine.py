@@ -1,12 +1,13 @@
-"""Board, processors, memory, kernel: what every machine has."""
+"""Board, processors, memory, kernel and root: what every machine has."""
 
 from __future__ import annotations
 
 from kata.host.hypervisor.qemu.options import Option, json_option
 from kata.host.hypervisor.spec import VmSpec
 
-# The name of the memory's object, by which the board finds it.
+# The names of the objects of memory, by which board and devices find them.
 _MEMORY = "ram"
+_IMAGE = "image"
 
 # Parts of q35 that no guest of ours has a driver for; each costs boot time when it is probed.
 _UNUSED_Q35 = ("sata=off", "smbus=off", "usb=off", "vmport=off", "hpet=off", "graphics=off")
@@ -14,11 +15,15 @@ _UNUSED_Q35 = ("sata=off", "smbus=off", "usb=off", "vmport=off", "hpet=off", "gr
 _ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
 
 
-def machine_options(spec: VmSpec) -> list[Option]:
-    """Plan the machine itself, without memory and kernel."""
+def machine_options(spec: VmSpec, image_bytes: int) -> list[Option]:
+    """Plan the machine itself, without memory and kernel; ``image_bytes`` is its image's size."""
     board = [spec.machine_type, f"memory-backend={_MEMORY}"]
     if spec.machine_type == "q35":
         board += _UNUSED_Q35
+    memory = f"{spec.memory_mib}M"
+    if spec.image:
+        board.append("nvdimm=on")
+        memory += f",slots=1,maxmem={spec.memory_mib + -(-image_bytes >> 20)}M"
     if spec.machine_options:
         board.append(spec.machine_options)
     cpu = ["host" if spec.accelerator == "kvm" else "max"]
@@ -34,7 +39,7 @@ def machine_options(spec: VmSpec) -> list[Option]:
         ("-accel", _ACCELERATORS[spec.accelerator]),
         ("-cpu", ",".join(cpu)),
         ("-smp", str(spec.vcpus)),
-        ("-m", f"{spec.memory_mib}M"),
+        ("-m", memory),
         json_option(
             "-object", {"qom-type": "rng-random", "id": "rng", "filename": spec.entropy_source}
         ),
@@ -75,6 +80,32 @@ def memory_options(spec: VmSpec, fd: int | None) -> list[Option]:
     ]
 
 
+def image_options(spec: VmSpec, image_bytes: int) -> list[Option]:
+    """Plan the root as memory that the guest reads where the host's page cache has it.
+
+    A device without state, as it must be: QEMU 7.2 does not save a virtio-pmem's.  Memory that is
+    read-only is not offered to virtiofsd (vhost_section of QEMU).
+    """
+    if not spec.image:
+        return []
+    return [
+        json_option(
+            "-object",
+            {
+                "qom-type": "memory-backend-file",
+                "id": _IMAGE,
+                "size": image_bytes,
+                "mem-path": spec.image,
+                "share": True,
+                "readonly": True,
+            },
+        ),
+        json_option(
+            "-device", {"driver": "nvdimm", "id": "nvdimm0", "memdev": _IMAGE, "unarmed": True}
+        ),
+    ]
+
+
 def origin_options(spec: VmSpec, *, restored: bool) -> list[Option]:
     """Plan where the guest begins: at its kernel, or where another machine stopped."""
     if restored:
@@ -82,7 +113,7 @@ def origin_options(spec: VmSpec, *, restored: bool) -> list[Option]:
         return [("-incoming", "defer")]
     return [
         ("-kernel", spec.kernel),
-        ("-initrd", spec.initrd),
+        *([("-initrd", spec.initrd)] if spec.initrd else ()),
         ("-append", " ".join(spec.kernel_params)),
     ]
 
