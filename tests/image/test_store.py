@@ -18,9 +18,9 @@ def publish(folder: Path, key: str) -> None:
     with store.locked(shelf), store.scratch_folder(shelf) as scratch:
         made = Path(scratch, "made")
         made.mkdir()
-        for name in (store.KERNEL, store.INITRD):
+        for name in store.image_shelf("").names[:-1]:
             (made / name).write_text(key)
-        files = {name: {"size": len(key)} for name in (store.KERNEL, store.INITRD)}
+        files = {name: {"size": len(key)} for name in store.image_shelf("").names[:-1]}
         (made / store.MANIFEST).write_text(json.dumps({"key": key, "files": files}))
         store.publish_version(shelf, str(made), key)
         store.prune_versions(shelf)

@@ -1,8 +1,9 @@
 """Build a guest kernel without modules from Debian's source and the options in ``kernel.config``.
 
 The order of work: look for the tools, ask apt for the source, compare the key, download, unpack,
-configure, check the configuration, compile, publish.  Called by ``main``.  Nothing of it is
-installed; the tools to build with are the machine's.
+configure, check the configuration, compile, publish.  The kernel is built into the folder of
+downloads and copied from there, so that one build serves every folder with images.  Called by
+``main``.  Nothing of it is installed; the tools to build with are the machine's.
 """
 
 from __future__ import annotations
@@ -72,28 +73,59 @@ def build_kernel(request: KernelRequest, progress: Callable[[str], None]) -> dic
     wanted = load_wanted(request.config)
     source = find_source(request.suite)
     key = kernel_key(source, wanted, _read_version("gcc"))
-    shelf = store.kernel_shelf(request.output)
-    with store.locked(shelf):
-        manifest = store.load_manifest(shelf)
-        if manifest.get("key") == key and not request.force:
-            progress(f"kernel in {request.output} is up to date")
-            return manifest
-        with store.scratch_folder(shelf) as scratch:
-            progress(f"fetching {source.name} {source.version}")
-            tree = os.path.join(scratch, "source")
-            unpack_source(source, request.cache, tree)
-            progress("configuring")
-            config = configure(tree, wanted)
-            progress(f"compiling with {request.jobs} jobs, which takes minutes")
-            _make(tree, [f"-j{request.jobs}", "vmlinux"], _COMPILE_TIMEOUT_S)
+    shelf, built = store.kernel_shelf(request.output), store.kernel_shelf(request.cache)
+    manifest = store.load_manifest(shelf)
+    if manifest.get("key") == key and not request.force:
+        progress(f"kernel in {request.output} is up to date")
+        return manifest
+    with store.locked(built):
+        if store.load_manifest(built).get("key") != key or request.force:
+            with store.scratch_folder(built) as scratch:
+                made = _build(source, wanted, request, scratch, progress)
+                manifest = _describe(made, source) | {"key": key}
+                store.write_manifest(built, made, manifest)
+                store.publish_version(built, made, key)
+            store.prune_versions(built)
+        _copy(built, shelf, key)
+    return store.load_manifest(shelf)
+
+
+def _build(
+    source: packages.Package,
+    wanted: Mapping[str, str],
+    request: KernelRequest,
+    scratch: str,
+    progress: Callable[[str], None],
+) -> str:
+    """Return a folder below ``scratch`` with the kernel and its configuration."""
+    progress(f"fetching {source.name} {source.version}")
+    tree, made = os.path.join(scratch, "source"), os.path.join(scratch, "made")
+    unpack_source(source, request.cache, tree)
+    progress("configuring")
+    config = configure(tree, wanted)
+    progress(f"compiling with {request.jobs} jobs, which takes minutes")
+    _make(tree, [f"-j{request.jobs}", "vmlinux"], _COMPILE_TIMEOUT_S)
+    os.mkdir(made)
+    # The symbols that the kernel itself prints are in its read-only data.
+    target = os.path.join(made, store.OWN_KERNEL)
+    _run(
+        ["strip", "--strip-all", "-o", target, os.path.join(tree, "vmlinux")], _CONFIGURE_TIMEOUT_S
+    )
+    with open(os.path.join(made, store.OWN_KERNEL_CONFIG), "w", encoding="utf-8") as file:
+        file.write(config)
+    shutil.copy(os.path.join(tree, "include/config/kernel.release"), scratch)
+    return made
+
+
+def _copy(source: store.Shelf, target: store.Shelf, key: str) -> None:
+    with store.locked(target):
+        with store.scratch_folder(target) as scratch:
             made = os.path.join(scratch, "made")
             os.mkdir(made)
-            manifest = _write_files(tree, made, config)
-            manifest |= {"key": key, "packages": {source.name: source.version}}
-            store.write_manifest(shelf, made, manifest)
-            store.publish_version(shelf, made, key)
-        store.prune_versions(shelf)
-    return manifest
+            for name in source.names:
+                shutil.copy(os.path.join(source.folder, name), made)
+            store.publish_version(target, made, key)
+        store.prune_versions(target)
 
 
 def check_tools(tools: Mapping[str, str] = _TOOLS) -> None:
@@ -174,24 +206,19 @@ def configure(tree: str, wanted: Mapping[str, str]) -> str:
     return config
 
 
-def _write_files(tree: str, made: str, config: str) -> dict[str, object]:
-    """Write stripped kernel and configuration; return what the manifest says of them."""
-    target = os.path.join(made, store.OWN_KERNEL)
-    # The symbols that the kernel itself prints are in its read-only data.
-    _run(
-        ["strip", "--strip-all", "-o", target, os.path.join(tree, "vmlinux")], _CONFIGURE_TIMEOUT_S
-    )
-    with open(target, "rb") as file:
-        kernel = file.read()
-    if not elf.has_pvh_entry(kernel):
+def _describe(made: str, source: packages.Package) -> dict[str, object]:
+    """Return what the manifest says of a kernel that was built into ``made``."""
+    contents = {}
+    for name in (store.OWN_KERNEL, store.OWN_KERNEL_CONFIG):
+        with open(os.path.join(made, name), "rb") as file:
+            contents[name] = file.read()
+    if not elf.has_pvh_entry(contents[store.OWN_KERNEL]):
         raise KataError("build kernel: it has no PVH entry (CONFIG_PVH)", Code.FAILED_PRECONDITION)
-    with open(os.path.join(made, store.OWN_KERNEL_CONFIG), "w", encoding="utf-8") as file:
-        file.write(config)
-    with open(os.path.join(tree, "include/config/kernel.release"), encoding="utf-8") as file:
+    with open(os.path.join(os.path.dirname(made), "kernel.release"), encoding="utf-8") as file:
         version = file.read().strip()
-    contents = {store.OWN_KERNEL: kernel, store.OWN_KERNEL_CONFIG: config.encode()}
     return {
         "kernel": {"version": version, "form": "vmlinux", "boots_from": ["initrd", "image"]},
+        "packages": {source.name: source.version},
         "compiler": _read_version("gcc"),
         "files": {
             name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
