@@ -9,7 +9,7 @@ VENV := .venv
 IMAGE_DIR := build/share
 ARGS ?=
 
-.PHONY: demo test lint image bench plots proto setup install uninstall clean
+.PHONY: demo test lint image kernel bench plots proto setup install uninstall clean
 
 # The set-up is written in Python, which a minimal Debian lacks.
 $(PYTHON):
@@ -29,6 +29,9 @@ lint: setup
 
 image: setup
 	@$(SUDO) build/bin/kata-image build --output $(IMAGE_DIR) $(ARGS)
+
+kernel: setup
+	@$(SUDO) build/bin/kata-image kernel --output $(IMAGE_DIR) $(ARGS)
 
 bench: setup
 	@$(SUDO) $(VENV)/bin/python -m bench $(ARGS)
