@@ -90,6 +90,8 @@ def test_the_manifest_names_the_sources(image: Path) -> None:
     manifest = json.loads((image / store.MANIFEST).read_text())
     assert manifest["packages"].keys() >= {"crun", "libc6", "python3.11-minimal"}
     assert manifest["kernel"]["version"].endswith("-cloud-amd64")
+    # What an image needs is in Debian's kernel as modules.
+    assert manifest["kernel"]["boots_from"] == ["initrd"]
     assert manifest["protobuf"]
 
 

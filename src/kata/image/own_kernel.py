@@ -86,7 +86,8 @@ def build_kernel(request: KernelRequest, progress: Callable[[str], None]) -> dic
                 store.write_manifest(built, made, manifest)
                 store.publish_version(built, made, key)
             store.prune_versions(built)
-        _copy(built, shelf, key)
+        if os.path.realpath(request.output) != os.path.realpath(request.cache):
+            _copy(built, shelf, key)
     return store.load_manifest(shelf)
 
 
@@ -158,8 +159,10 @@ def load_wanted(extra: str = "") -> dict[str, str]:
 def find_source(suite: str = "") -> packages.Package:
     """Return the package with the source of the suite's kernel."""
     (meta,) = packages.find_packages([_META_PACKAGE], suite)
-    names = [name for name in meta.depends if name.startswith(f"{_META_PACKAGE}-")]
-    return packages.find_packages(names[:1], suite)[0]
+    name = next((name for name in meta.depends if name.startswith(f"{_META_PACKAGE}-")), "")
+    if not name:
+        raise KataError(f"find source: {_META_PACKAGE} depends on no version", Code.NOT_FOUND)
+    return packages.find_packages([name], suite)[0]
 
 
 def kernel_key(source: packages.Package, wanted: Mapping[str, str], compiler: str) -> str:
