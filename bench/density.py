@@ -1,11 +1,9 @@
-"""Many containers on one machine: what each costs, twenty at once, how many fit."""
+"""Many containers on one machine: what each costs, and how many fit."""
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from bench.memory import list_sizes
 from bench.samples import Figure, read_time
@@ -88,46 +86,6 @@ def _read_times(names: list[str]) -> Iterator[tuple[tuple[str, int], float]]:
     processes.append((str(find_factory()), "kata-factory"))
     for pid, program in processes:
         yield (program, int(pid)), read_time(int(pid))
-
-
-def measure_crowd(containerd: Containerd) -> list[Figure]:
-    """Start twenty containers at once; return when each ran, beside one alone."""
-    alone = []
-    for number in range(5):
-        with _running(containerd, [f"bench-alone-{number}"]) as times:
-            alone += times
-    with _running(containerd, [f"bench-crowd-{number:02}" for number in range(_MANY)]) as times:
-        crowd = sorted(times)
-    middle = sorted(alone)[len(alone) // 2]
-    late = crowd[int(0.95 * len(crowd)) - 1]
-    return [
-        Figure("one container: time to running", "s", tuple(alone)),
-        Figure(f"{_MANY} containers at once: time to running", "s", tuple(crowd)),
-        Figure("ratio of the 95th percentile to one alone", "", (late / middle,), 4.0),
-    ]
-
-
-@contextmanager
-def _running(containerd: Containerd, names: list[str]) -> Iterator[list[float]]:
-    """Start containers at the same time; yields the seconds after which each ran."""
-    began = time.perf_counter()
-    clients = {
-        subprocess.Popen(
-            containerd.command("run", "-d", "--runtime", RUNTIME, IMAGE, name, "sleep", "100000")
-        )
-        for name in names
-    }
-    times = []
-    try:
-        while clients:
-            for client in [client for client in clients if client.poll() is not None]:
-                times.append(time.perf_counter() - began)
-                clients.remove(client)
-            time.sleep(0.005)
-        yield times
-    finally:
-        for name in names:
-            containerd.remove(name)
 
 
 def measure_capacity(containerd: Containerd, configuration: str) -> list[Figure]:

@@ -14,12 +14,13 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured quantity: its name, unit, all samples, and the limit it is held against."""
+    """A measured quantity: its name, unit, all samples, and what is asked of its median."""
 
     name: str
     unit: str
     samples: tuple[float, ...]
-    limit: float | None = None
+    limit: float | None = None  # at most
+    least: float | None = None
 
     @property
     def median(self) -> float:
@@ -29,10 +30,11 @@ class Figure:
     def render(self) -> str:
         """Return one line for people."""
         spread = f"{self.median:9.2f}  [{min(self.samples):.2f} .. {max(self.samples):.2f}]"
-        line = f"{self.name:<52}{spread:<34}{self.unit:<6}"
+        line = f"{self.name:<60}{spread:<34}{self.unit:<6}"
         if self.limit is not None:
-            verdict = "ok" if self.median <= self.limit else "MISSED"
-            line += f" at most {self.limit:g}: {verdict}"
+            line += f" at most {self.limit:g}: {_judge(self.median <= self.limit)}"
+        if self.least is not None:
+            line += f" at least {self.least:g}: {_judge(self.median >= self.least)}"
         return line.rstrip()
 
     def to_json(self) -> dict[str, object]:
@@ -43,7 +45,12 @@ class Figure:
             "median": self.median,
             "samples": list(self.samples),
             "limit": self.limit,
+            "least": self.least,
         }
+
+
+def _judge(is_good: bool) -> str:
+    return "ok" if is_good else "MISSED"
 
 
 def time_call(call: Callable[[], object]) -> float:
@@ -60,13 +67,20 @@ def read_time(pid: int) -> float:
 
 
 def time_pairs(
-    first: Callable[[], object], second: Callable[[], object], rounds: int
+    first: Callable[[], object],
+    second: Callable[[], object],
+    rounds: int,
+    prepare: Callable[[], object] = lambda: None,
 ) -> tuple[list[float], list[float]]:
-    """Time two calls in turn, after one round that does not count: a noisy machine hits both."""
-    first()
-    second()
-    pairs = [(time_call(first), time_call(second)) for _ in range(rounds)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    """Time two calls in turn, after one round that does not count: a noisy machine hits both.
+
+    ``prepare`` is called before each round, untimed.
+    """
+    pairs = []
+    for _ in range(rounds + 1):
+        prepare()
+        pairs.append((time_call(first), time_call(second)))
+    return [a for a, _ in pairs[1:]], [b for _, b in pairs[1:]]
 
 
 def compare(

@@ -86,9 +86,9 @@ def find_spares() -> list[int]:
     return [pid for pid, argv in _find_processes() if b"spare" in argv]
 
 
-def wait_for_spares(count: int) -> list[int]:
+def wait_for_spares(count: int, timeout_s: float = TIMEOUT_S) -> list[int]:
     """Return the spares once there are so many, and their machines can be had."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         spares = find_spares()
         if len(spares) == count and all(_is_ready(pid) for pid in spares):
