@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ class Bed:
 
     def configure(self, **keys: object) -> str:
         """Return a configuration whose keys have other values than the shipped one's."""
-        name = "-".join(f"{key}={value}" for key, value in sorted(keys.items())).replace("/", "_")
+        name = hashlib.sha256(repr(sorted(keys.items())).encode()).hexdigest()[:12]
         return write_configuration(self.folder / f"{name}.toml", **keys)
 
     def restart_factory(self, spares: int) -> list[str]:

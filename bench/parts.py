@@ -14,6 +14,7 @@ from bench.files import measure_files
 from bench.memory import measure_memory
 from bench.pods import measure_pods
 from bench.restore import measure_restore
+from bench.roots import measure_roots
 from bench.samples import Figure
 from bench.shares import measure_shares
 from bench.starts import measure_cold_run, measure_exec, measure_run
@@ -61,6 +62,7 @@ PARTS: dict[str, Callable[[Bed], Iterator[Figure]]] = {
     "output": _measure_output,
     "crowd": measure_crowd,
     "density": lambda bed: iter(measure_density(bed.containerd)),
+    "roots": measure_roots,
     "capacity": _measure_capacity,
     "files": measure_files,
     "shares": measure_shares,

@@ -31,7 +31,8 @@ def end_factory() -> None:
 def make_template(containerd: Containerd, *flags: str) -> str:
     """Return the folder of the template for a kind of sandboxes, made if there was none."""
     deadline = time.monotonic() + TIMEOUT_S
-    while not run_one(containerd, *flags):
+    # A machine that waits may be a copy of a template that is gone since.
+    while not run_one(containerd, *flags) or not find_templates():
         assert time.monotonic() < deadline, LOG.read_text()
         time.sleep(1.0)
     return str(max(find_templates(), key=lambda path: (path / "template.json").stat().st_mtime_ns))
