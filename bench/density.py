@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bench.memory import list_sizes
 from bench.samples import Figure, read_time
