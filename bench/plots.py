@@ -13,13 +13,27 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # the backend has to be chosen before
 
-# File: title, unit, and the words of which one is in the names of its figures.
-_PLOTS = {
-    "ratios": ("Against runc, and against the best that there is", "", ("ratio",)),
-    "starts": ("Starts and execs", "s", ("run", "exec", "container")),
-    "memory": ("Memory of an idle container", "MB", ("PSS", "memory", "held")),
-    "idle": ("Processor time of an idle container", "%", ("idle",)),
+# File: title, unit, and the parts of a run whose figures it shows.
+_PLOTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "ratios": (
+        "Against runc, and against the best that there is",
+        "",
+        ("starts", "restore", "crowd"),
+    ),
+    "starts": ("Starts and execs", "s", ("starts", "pods")),
+    "restore": ("From the shim's exec to the agent's answer", "ms", ("restore",)),
+    "crowd": ("Twenty at once", "s", ("crowd",)),
+    "memory": ("Memory of an idle container", "MB", ("memory", "density")),
+    "roots": ("Kernels and roots: memory", "MB", ("roots",)),
+    "boots": ("Kernels and roots: cold boots", "s", ("roots",)),
+    "idle": ("Processor time of an idle container", "%", ("density",)),
     "output": ("Standard output", "MB/s", ("output",)),
+    "files": ("Files: speed beside plain QEMU with virtiofsd", "", ("files",)),
+    "throughput": ("Files: throughput", "MB/s", ("files",)),
+    "operations": ("Files: operations per second", "IOPS", ("files",)),
+    "shares": ("Plain QEMU with one virtiofsd or another: throughput", "MB/s", ("shares",)),
+    "share-operations": ("The same: operations per second", "IOPS", ("shares",)),
+    "share-trees": ("The same: trees of small files", "s", ("shares",)),
 }
 _ROW_IN = 0.42
 _WIDTH_IN = 10.0
@@ -34,11 +48,9 @@ def main() -> None:
     figures = json.loads(Path(options.json).read_text())
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (title, unit, words) in _PLOTS.items():
+    for name, (title, unit, parts) in _PLOTS.items():
         chosen = [
-            figure
-            for figure in figures
-            if figure["unit"] == unit and any(word in figure["name"] for word in words)
+            figure for figure in figures if figure["unit"] == unit and figure["part"] in parts
         ]
         if chosen:
             draw(title, unit, chosen, folder / f"{name}.png")
@@ -53,12 +65,14 @@ def draw(title: str, unit: str, figures: list[dict[str, Any]], path: Path) -> No
         samples = figure["samples"]
         axes.barh(row, statistics.median(samples), height=0.6, color="#8fb8de")
         axes.plot(samples, [row] * len(samples), ".", color="#1f4e79", markersize=4)
-        if figure["limit"] is not None:
-            axes.plot([figure["limit"]] * 2, [row - 0.4, row + 0.4], color="#c0392b")
+        for limit in (figure["limit"], figure["least"]):
+            if limit is not None:
+                axes.plot([limit] * 2, [row - 0.4, row + 0.4], color="#c0392b")
     axes.set_yticks(range(len(figures)), [figure["name"] for figure in reversed(figures)])
     axes.set_xlim(left=0)
     axes.set_xlabel(unit or "times")
-    axes.set_title(f"{title} (red: at most)" if any(f["limit"] for f in figures) else title)
+    is_judged = any(figure["limit"] or figure["least"] for figure in figures)
+    axes.set_title(f"{title} (red: what is asked)" if is_judged else title)
     picture.savefig(path, dpi=90)
     pyplot.close(picture)
 
