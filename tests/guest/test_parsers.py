@@ -160,6 +160,15 @@ def test_a_kernel_without_modules_has_all_it_will_ever_have(tmp_path: Path) -> N
     assert "dummy.PARAMETER=VALUE to kernel_params" in caught.value.hint
 
 
+def test_a_module_that_the_image_lacks(tmp_path: Path) -> None:
+    file = tmp_path / "modules.list"
+    file.write_text("veth /no/such/file.ko - boot -\n")
+    modules = Modules(str(file), loaded_file=str(file))
+    with pytest.raises(KataError, match="no-such-module: the guest image lacks it") as caught:
+        modules.probe("no-such-module", "")
+    assert caught.value.code == Code.NOT_FOUND
+
+
 def test_command_line() -> None:
     line = "console=hvc0 agent.log=debug agent.server_addr=vsock://-1:1024 agent.devmode quiet\n"
     assert parse_options(line) == {
