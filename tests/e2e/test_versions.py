@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kata.host.version import VERSION
+from kata.base.version import VERSION
 from tests.e2e.conftest import FOLDER_PREFIX
 from tests.e2e.test_run import (
     test_exit_codes_of_the_container,

@@ -10,14 +10,13 @@ MIDDLE = ("hypervisor", "share", "storage", "network", "resource", "template")
 
 # Each part, with the parts that it may import besides itself.  The most specific name counts.
 BELOW = ("kata.base", "kata.rpc", "kata.oci")
-HOST = (*BELOW, "kata.config", "kata.host.version")
+HOST = (*BELOW, "kata.config")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "kata.base": (),
     "kata.rpc": ("kata.base",),
     "kata.oci": ("kata.base", "kata.rpc"),
     "kata.config": ("kata.base",),
     "kata.guest": BELOW,
-    "kata.host.version": (),
     **{f"kata.host.{name}": HOST for name in MIDDLE},
     "kata.host.sandbox": (*HOST, *(f"kata.host.{name}" for name in MIDDLE)),
     "kata.host.shim": (*HOST, "kata.host.sandbox"),

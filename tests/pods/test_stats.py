@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kata.base.cgroups import find_hierarchies, make_folders
 from kata.base.mountinfo import list_mounts
-from kata.host.resource.cgroup import create, find_hierarchies, plan_cgroup
+from kata.host.resource.cgroup import plan_cgroup
 from tests.pods.conftest import PodMaker
 from tests.support.cri import runtime_pb2 as pb
 from tests.support.cri.client import Cri
@@ -111,7 +112,7 @@ def test_a_machine_that_its_pods_limit_would_kill_stays_outside(
     parent: str, make_pod: PodMaker, cri: Cri
 ) -> None:
     hierarchies = find_hierarchies(list_mounts())
-    create(plan_cgroup(parent, hierarchies, 0, whole=True))
+    make_folders(plan_cgroup(parent, hierarchies, 0, whole=True).folders)
     for hierarchy in hierarchies:
         for name in ("memory.limit_in_bytes", "memory.max"):
             limit = Path(f"{hierarchy}{parent}/{name}")

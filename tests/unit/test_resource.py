@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from kata.base import cgroups
 from kata.base.errors import KataError
 from kata.base.mountinfo import Mount
 from kata.base.processes import Spawner
 from kata.config.parse import ConfigFile, parse_config
-from kata.host.resource import cgroup
 from kata.host.resource.cgroup import CgroupSpawner, HostCgroupPlan, plan_cgroup
 from kata.host.resource.sizing import Limits, Size, plan_size, read_limits
 
@@ -36,15 +36,15 @@ V1 = [mount(f"/c/{name}", "cgroup") for name in ("cpu,cpuacct", "memory", "syste
 
 def test_hierarchies_of_version_1_leave_out_the_named_and_the_unified_one() -> None:
     hybrid = [mount("/", "ext4"), *V1, mount("/c/unified", "cgroup2")]
-    assert cgroup.find_hierarchies(hybrid) == ("/c/cpu,cpuacct", "/c/memory")
+    assert cgroups.find_hierarchies(hybrid) == ("/c/cpu,cpuacct", "/c/memory")
 
 
 def test_the_hierarchy_of_version_2() -> None:
-    assert cgroup.find_hierarchies([mount("/", "ext4"), mount("/c", "cgroup2")]) == ("/c",)
+    assert cgroups.find_hierarchies([mount("/", "ext4"), mount("/c", "cgroup2")]) == ("/c",)
 
 
 def test_a_host_without_cgroups() -> None:
-    assert cgroup.find_hierarchies([mount("/", "ext4")]) == ()
+    assert cgroups.find_hierarchies([mount("/", "ext4")]) == ()
     assert plan_cgroup("/x", (), 1, whole=False) == HostCgroupPlan(())
 
 
@@ -62,7 +62,7 @@ def test_a_host_without_cgroups() -> None:
     ],
 )
 def test_paths_are_those_of_engines(path: str, expanded: str) -> None:
-    assert cgroup.expand_path(path) == expanded
+    assert cgroups.expand_path(path) == expanded
 
 
 @pytest.mark.parametrize("path", ["", "/", "/a/../../b"])
@@ -126,11 +126,11 @@ def test_version_2_is_joined_or_not_as_a_whole(unified: str) -> None:
 
 def test_folders_of_version_2_get_their_controllers(unified: str) -> None:
     plan = plan_cgroup(f"{POD}/s1", (unified,), NEEDED, whole=False)
-    assert cgroup.create(plan) == [f"{unified}{POD}/s1"]
+    assert cgroups.make_folders(plan.folders) == [f"{unified}{POD}/s1"]
     assert Path(f"{unified}{POD}/cgroup.subtree_control").read_text() == "+cpu +memory +pids"
-    assert cgroup.create(plan) == []
-    cgroup.remove(plan.folders)
-    cgroup.remove(plan.folders)
+    assert cgroups.make_folders(plan.folders) == []
+    cgroups.remove_folders(plan.folders)
+    cgroups.remove_folders(plan.folders)
     assert not os.path.exists(plan.folders[0])
 
 
@@ -138,13 +138,13 @@ def test_what_cannot_be_made_leaves_nothing(unified: str, hybrid: tuple[str, ...
     good = f"{hybrid[0]}{POD}/s1"
     Path(f"{unified}{POD}/file").write_text("")
     with pytest.raises(KataError, match="make cgroup"):
-        cgroup.create(HostCgroupPlan((good, f"{unified}{POD}/file/s1")))
+        cgroups.make_folders([good, f"{unified}{POD}/file/s1"])
     assert not os.path.exists(good)
 
 
 def test_a_folder_that_holds_something_is_told() -> None:
     with pytest.raises(KataError, match="remove cgroups: /proc: "):
-        cgroup.remove(["/proc"])
+        cgroups.remove_folders(["/proc"])
 
 
 @pytest.fixture
@@ -153,21 +153,21 @@ def real() -> Iterator[HostCgroupPlan]:
     from kata.base.mountinfo import list_mounts
 
     plan = plan_cgroup(
-        f"/kata-tests/p{os.getpid()}", cgroup.find_hierarchies(list_mounts()), 0, whole=False
+        f"/kata-tests/p{os.getpid()}", cgroups.find_hierarchies(list_mounts()), 0, whole=False
     )
     yield plan
-    cgroup.remove([os.path.dirname(folder) for folder in plan.folders])
+    cgroups.remove_folders([os.path.dirname(folder) for folder in plan.folders])
 
 
 def test_children_are_in_the_hosts_cgroup(real: HostCgroupPlan) -> None:
-    made = cgroup.create(real)
+    made = cgroups.make_folders(real.folders)
     assert made
     child = CgroupSpawner(Spawner(), real).spawn(["/bin/sleep", "100"], {})
     for folder in made:
         assert Path(folder, "cgroup.procs").read_text().split() == [str(child.pid)]
     child.kill()
     child.wait()
-    cgroup.remove(made)
+    cgroups.remove_folders(made)
     assert not any(os.path.exists(folder) for folder in made)
 
 

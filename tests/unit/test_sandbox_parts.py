@@ -175,6 +175,7 @@ class SlowIo:
     """Streams that note what is asked of them."""
 
     terminal = False
+    has_stand_in = False
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -190,6 +191,9 @@ class SlowIo:
 
     def drain(self) -> None:
         self.asked.append("drain")
+
+    def end(self, status: int) -> None:
+        self.asked.append(f"end {status}")
 
     def close(self) -> None:
         self.asked.append("close")
@@ -217,7 +221,7 @@ def test_an_end_before_the_answer_to_the_start_loses_no_output(fails: bool) -> N
     with pytest.raises(KataError) if fails else contextlib.nullcontext():
         process.start(Agent.__new__(Agent), run)
     ending.join()
-    assert io.asked == (["close", "drain"] if fails else ["begin", "drain"])
+    assert io.asked == (["end 137", "close", "drain"] if fails else ["begin", "drain"])
 
 
 def test_what_was_never_started_has_no_output_to_wait_for() -> None:
@@ -225,7 +229,7 @@ def test_what_was_never_started_has_no_output_to_wait_for() -> None:
     process = Process("c1", "", io, Logger(len))
     process.finish(137)
     process.drain()
-    assert io.asked == ["drain"]
+    assert io.asked == ["end 137", "drain"]
 
 
 def test_an_end_is_known_when_the_output_was_passed_on() -> None:

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
 from kata.base.errors import Code, KataError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.cli.settings import Settings
+    from kata.cli.table import Options, Verb
+
 _PROGRAM = "kata-factory"
-_HELP = {
-    "init": "make the template of a sandbox without limits now, and start the factory",
-    "status": "say whether it runs, which machines wait and which templates there are",
-    "destroy": "end it and remove all templates; sandboxes go on",
-}
+_ACTIONS = ("init", "status", "destroy")
 
 
-def add_verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    verb = verbs.add_parser("factory", help="templates and machines that wait")
-    actions = verb.add_subparsers(required=True, metavar="ACTION")
-    for name, text in _HELP.items():
-        action = actions.add_parser(name, help=text)
-        action.add_argument("--config", default="", help="configuration.toml, if another")
-        if name == "status":
-            action.add_argument("--json", action="store_true", help="for programs")
-        action.set_defaults(run=run, action=name, json=False)
-
-
-def run(options: argparse.Namespace) -> None:
+def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Become the factory's own program.  Raises NOT_FOUND where it is not installed."""
+    (action,) = options.words
+    if action not in _ACTIONS:
+        raise KataError(
+            f"factory {action}: unknown, there are {', '.join(_ACTIONS)}", Code.INVALID_ARGUMENT
+        )
     program = os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), _PROGRAM)
-    argv = [program, f"--{options.action}"]
-    argv += ["--json"] if options.json else []
-    argv += ["--config", options.config] if options.config else []
+    config = options.text("config") or settings.config_path
+    argv = [program, f"--{action}"]
+    argv += ["--json"] if options.has("json") else []
+    argv += ["--config", config] if config else []
     try:
         os.execv(program, argv)
     except OSError as error:

@@ -280,4 +280,7 @@ def _find_program(name: str, search: str) -> str:
         path = f"{folder or '.'}/{name}"
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
-    raise KataError(f"executable file `{name}` not found in $PATH", Code.UNKNOWN)
+    # Engines make 127 of the last words.
+    raise KataError(
+        f"executable file `{name}` not found in $PATH: no such file or directory", Code.UNKNOWN
+    )

@@ -8,6 +8,7 @@ from kata.base import mountoptions
 
 # containerd's name of the document's type
 TYPE_URL = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+SPEC_VERSION = "1.2.0"
 _NAMESPACES = ("cgroup", "ipc", "mount", "network", "pid", "user", "uts")
 
 
@@ -18,7 +19,7 @@ def describe_features() -> dict[str, Any]:
     """
     return {
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
+        "ociVersionMax": SPEC_VERSION,
         "hooks": [],
         "mountOptions": sorted({*mountoptions.list_names(), "idmap", "ridmap", "rro"}),
         "linux": {

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
+from kata.base import cgroups
 from kata.base.errors import KataError, describe_error
 from kata.base.processes import read_start_time
-from kata.host.resource import cgroup
 from kata.host.sandbox import record
 from kata.host.share import layout
 
@@ -31,7 +31,7 @@ def clean_up(sandbox_id: str, owner: str = "") -> list[str]:
     if found is not None:
         failures += record.end_recorded_processes(found)
         try:
-            cgroup.remove(found.cgroups)
+            cgroups.remove_folders(found.cgroups)
         except KataError as error:
             failures.append(describe_error(error))
     base = layout.shared_paths(sandbox_id).base

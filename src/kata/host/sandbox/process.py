@@ -23,6 +23,8 @@ class ProcessIo(Protocol):
     """The host's ends of a process's streams."""
 
     terminal: bool
+    # Whether a process of the host stands for this one.  Then nobody deletes it, if it is an exec.
+    has_stand_in: bool
 
     def open(self) -> None:
         """Open the streams; on failure nothing stays open."""
@@ -35,6 +37,9 @@ class ProcessIo(Protocol):
 
     def drain(self) -> None:
         """Return when all output has been passed on, or its reader does not take it."""
+
+    def end(self, status: int) -> None:
+        """Tell the other side of the streams, if there is one to tell, how the process ended."""
 
     def close(self) -> None:
         """Let go of everything.  May be called twice."""
@@ -135,6 +140,7 @@ class Process:
             self.exit_status = status
             self.exited_at_ns = exited_at_ns or time.time_ns()
         self._exited.set()
+        self.io.end(status)
         return True
 
     def _run(self, run: Callable[[], None]) -> None:

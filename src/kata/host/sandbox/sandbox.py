@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from kata.base import cgroups
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.hostview import HostView
 from kata.base.log import Logger
@@ -284,7 +285,7 @@ class Sandbox:
         whole = self._config.runtime.sandbox_cgroup_only
         planned = cgroup.plan_cgroup(
             self._pod.cgroup_path,
-            cgroup.find_hierarchies(list_mounts()),
+            cgroups.find_hierarchies(list_mounts()),
             (size.memory_mib + OVERHEAD_MIB) << 20,
             whole=whole,
         )
@@ -295,14 +296,14 @@ class Sandbox:
                 hint="name an overhead in the RuntimeClass",
             )
         try:
-            made = cgroup.create(planned)
+            made = cgroups.make_folders(planned.folders)
         except KataError as error:
             if whole:
                 raise
             self._log.warning("machine not in the pod's cgroup", reason=describe_error(error))
             return self._spawner
         self._record.add_cgroups(made)
-        self._undo.push("cgroup", lambda: cgroup.remove(made))
+        self._undo.push("cgroup", lambda: cgroups.remove_folders(made))
         return cgroup.CgroupSpawner(self._spawner, planned)
 
     def _use_spare(self, context: MachineContext) -> bool:

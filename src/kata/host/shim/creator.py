@@ -57,6 +57,18 @@ class ShimIdentity:
     view: HostView
 
 
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What the tasks' owner does for their creation.
+
+    ``on_pod_exit`` is called when a pod's sandbox container has ended; ``make_io`` makes the
+    streams of the container's own process.
+    """
+
+    on_pod_exit: Callable[[Process], None]
+    make_io: Callable[[str, StdioSpec], TaskIo]
+
+
 class Creator:
     """Makes sandboxes and containers for one shim."""
 
@@ -65,17 +77,14 @@ class Creator:
         identity: ShimIdentity,
         spawner: Spawner,
         log: Logger,
-        on_pod_exit: Callable[[Process], None],
+        callbacks: Callbacks,
         spare: Spare | None,
     ) -> None:
-        """``on_pod_exit`` is called when a pod's sandbox container has ended.
-
-        ``spare`` goes to the first sandbox.
-        """
+        """``spare`` goes to the first sandbox."""
         self._identity = identity
         self._spawner = spawner
         self._log = log
-        self._on_pod_exit = on_pod_exit
+        self._callbacks = callbacks
         self._spare = spare
 
     def make_sandbox(self, request: TaskRequest, spec: dict[str, Any]) -> Sandbox:
@@ -99,11 +108,13 @@ class Creator:
         self, request: TaskRequest, spec: dict[str, Any], kind: ContainerKind, sandbox: Sandbox
     ) -> Container:
         """Boot a sandbox's machine and create its first container, side by side."""
-        io = self._make_io(request)
+        io = self._callbacks.make_io(request.id, request.stdio)
         described = ContainerRequest(request.id, request.bundle, spec, request.rootfs)
         planned = None
         if kind is ContainerKind.SANDBOX:
-            container: Container = PauseContainer(described, io, self._log, self._on_pod_exit)
+            container: Container = PauseContainer(
+                described, io, self._log, self._callbacks.on_pod_exit
+            )
         else:
             container = Container(described, io, self._log)
         try:
@@ -135,7 +146,7 @@ class Creator:
         """Create one more container in a pod's machine, where ``others`` are."""
         planned = self._plan(request.id, spec, sandbox)
         pids_of = find_target(request.id, others) if planned.shared_pids else ""
-        io = self._make_io(request)
+        io = self._callbacks.make_io(request.id, request.stdio)
         container = Container(
             ContainerRequest(request.id, request.bundle, spec, request.rootfs), io, self._log
         )
@@ -162,10 +173,6 @@ class Creator:
     def _rules(self, sandbox: Sandbox) -> GuestRules:
         view = self._identity.view
         return replace(sandbox.rules, probe=lambda path: view.run(lambda: probe_source(path)))
-
-    def _make_io(self, request: TaskRequest) -> TaskIo:
-        owner = (self._identity.namespace, request.id)
-        return TaskIo(request.stdio, owner, self._spawner, self._log)
 
     def _release(self, container: Container) -> None:
         for failure in container.release():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from kata.host.version import VERSION
+from kata.base.version import VERSION
 from kata.oci.features import TYPE_URL, describe_features
 from kata.rpc.pb import any_pb2, containerd_types_pb2
 

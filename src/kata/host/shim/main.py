@@ -47,7 +47,7 @@ def run(arguments: Arguments) -> tuple[int, Daemon | None]:
     if arguments.switches & {"h", "help"}:
         print(_USAGE, end="")
     elif "v" in arguments.switches:
-        from kata.host.version import VERSION
+        from kata.base.version import VERSION
 
         print(f"containerd-shim-kata-v2:\n  Version: {VERSION}")
     elif "info" in arguments.switches:

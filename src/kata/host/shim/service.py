@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from kata.base.errors import Code, KataError
+from kata.base.version import VERSION
 from kata.host.sandbox.rootfs import RootfsMount
 from kata.host.sandbox.states import State
 from kata.host.shim import stats
@@ -14,7 +15,6 @@ from kata.host.shim.creator import TaskRequest
 from kata.host.shim.events import to_timestamp
 from kata.host.shim.stdio import StdioSpec
 from kata.host.shim.tasks import Tasks
-from kata.host.version import VERSION
 from kata.rpc.pb import any_pb2, empty_pb2, runtimeoptions_pb2, task_pb2, task_types_pb2
 
 if TYPE_CHECKING:

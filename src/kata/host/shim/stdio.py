@@ -2,6 +2,7 @@
 
 The engine names each stream by a path or URI (containerd, core/runtime/v2/README.md, "IO"): a bare
 path or ``fifo://`` is a FIFO, ``file://`` a file to append to, ``binary://`` a logging program.
+``standin:`` is ours: a process of the host that stands for this one, and hands over its streams.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from kata.base.log import Logger
 from kata.base.processes import Spawner
 from kata.host.sandbox.agent import Agent
 from kata.host.shim.logger_plugin import LoggerPlugin
+from kata.host.shim.standin import SCHEME, Controls, StandIn, reopen_output
 
 # One read of output: large enough that 200 MB take a thousand requests, small in a shim's memory.
 _OUTPUT_BYTES = 256 << 10
@@ -44,11 +46,22 @@ class TaskIo:
     """The host's ends of one process's streams: opened, copied from ``begin`` on, closed."""
 
     def __init__(
-        self, spec: StdioSpec, owner: tuple[str, str], spawner: Spawner, log: Logger
+        self,
+        spec: StdioSpec,
+        owner: tuple[str, str],
+        spawner: Spawner,
+        log: Logger,
+        controls: Controls,
     ) -> None:
-        """Take the streams of ``spec`` for ``owner`` (namespace, container id)."""
+        """Take the streams of ``spec`` for ``owner`` (namespace, container id).
+
+        ``controls`` are for a process of the host that stands for this one.
+        """
         self.terminal = spec.terminal
         self.spec = spec
+        self.has_stand_in = urlsplit(spec.stdout).scheme == SCHEME
+        self._controls = controls
+        self._stand_in: StandIn | None = None
         self._owner = owner
         self._spawner = spawner
         self._log = log
@@ -72,8 +85,11 @@ class TaskIo:
         tell the end of an input that is empty.
         """
         try:
-            self._open_input()
-            self._open_outputs()
+            if self.has_stand_in:
+                self._open_stand_in()
+            else:
+                self._open_input()
+                self._open_outputs()
         except BaseException:
             self.close()
             raise
@@ -103,6 +119,11 @@ class TaskIo:
             while pump.is_alive() and not self._is_stalled():
                 pump.join(timeout=0.1)
 
+    def end(self, status: int) -> None:
+        """Tell a process that stands for this one how it ended."""
+        if self._stand_in is not None:
+            self._stand_in.end(status)
+
     def close(self) -> None:
         """Stop copying and close everything.  May be called twice."""
         with self._lock:
@@ -111,6 +132,8 @@ class TaskIo:
             self._closed = True
             os.write(self._wake_write, b"x")
         self.close_stdin()
+        if self._stand_in is not None:
+            self._stand_in.close()
         for pump in self._pumps:
             pump.join(timeout=1.0)
         for fd in {self._stdin, *self._outputs.values()} - {-1}:
@@ -158,6 +181,16 @@ class TaskIo:
                 os.close(keeper)
             else:
                 self._keeper = keeper
+
+    def _open_stand_in(self) -> None:
+        self._stand_in = StandIn(urlsplit(self.spec.stdout).path, self._log)
+        self._stdin, stdout, stderr = self._stand_in.streams
+        self._outputs = {"Stdout": reopen_output(stdout)}
+        if self.terminal:
+            os.close(stderr)
+        else:
+            self._outputs["Stderr"] = reopen_output(stderr)
+        self._stand_in.follow(self._controls)
 
     def _open_outputs(self) -> None:
         if urlsplit(self.spec.stdout).scheme == "binary":

@@ -5,6 +5,7 @@ The service decodes requests and calls this; what happens in the machine is the 
 
 from __future__ import annotations
 
+import signal
 import threading
 from typing import Any
 
@@ -20,8 +21,9 @@ from kata.host.sandbox.process import EXIT_LOST, Process
 from kata.host.sandbox.sandbox import Sandbox
 from kata.host.sandbox.spare import Spare
 from kata.host.sandbox.states import State
-from kata.host.shim.creator import Creator, ShimIdentity, TaskRequest
+from kata.host.shim.creator import Callbacks, Creator, ShimIdentity, TaskRequest
 from kata.host.shim.events import Publisher, to_timestamp
+from kata.host.shim.standin import Controls
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind, find_placement
 from kata.oci.bundle import annotations_of, load_spec
@@ -48,7 +50,9 @@ class Tasks:
     ) -> None:
         """``spare`` is a machine that runs already, to be used or ended."""
         self._namespace = identity.namespace
-        self._creator = Creator(identity, spawner, log, self._on_exit, spare)
+        self._creator = Creator(
+            identity, spawner, log, Callbacks(self._on_exit, self._make_io), spare
+        )
         self._publisher = publisher
         self._spawner = spawner
         self._log = log
@@ -134,7 +138,7 @@ class Tasks:
         """Register a process to be started in a running task."""
         check_id("exec", exec_id)
         container = self.get_container(container_id)
-        io = TaskIo(stdio, (self._namespace, container_id), self._spawner, self._log)
+        io = self._make_io(container_id, stdio, exec_id)
         try:
             container.add_exec(exec_id, spec, io)
         except BaseException:
@@ -237,6 +241,24 @@ class Tasks:
             self._sandbox.stop(graceful=False)
         self._creator.close()
 
+    def _make_io(self, container_id: str, stdio: StdioSpec, exec_id: str = "") -> TaskIo:
+        controls = Controls(
+            signal=lambda signum: self.kill(container_id, exec_id, signum),
+            resize=lambda width, height: self.resize(container_id, exec_id, width, height),
+            gone=lambda: self._kill_orphan(container_id, exec_id),
+        )
+        owner = (self._namespace, container_id)
+        return TaskIo(stdio, owner, self._spawner, self._log, controls)
+
+    def _kill_orphan(self, container_id: str, exec_id: str) -> None:
+        """End what lost the process of the host that stood for it; or its creation."""
+        self._log.info("stand-in killed", container=container_id, exec=exec_id)
+        try:
+            self._abort(container_id)
+            self.kill(container_id, exec_id, signal.SIGKILL)
+        except KataError as error:
+            self._log.debug("nothing to end", container=container_id, error=describe_error(error))
+
     def _report_oom(self, agent: Agent) -> None:
         while True:
             try:
@@ -322,6 +344,9 @@ class Tasks:
             )
         )
         process.exit_told.set()
+        if process.exec_id and process.io.has_stand_in:
+            process.io.close()
+            self.get_container(process.container_id).drop_exec(process.exec_id)
         if not process.exec_id:
             if process.lost:
                 self._get_sandbox().wait_cause()  # which is told before the end is taken as wanted

@@ -1,0 +1,240 @@
+"""kata-runtime create: a container whose process waits for ``start``."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from kata.base import cgroups
+from kata.base.errors import Code, KataError, describe_error
+from kata.base.mountinfo import list_mounts
+from kata.cli.oci import bundle as bundles
+from kata.cli.oci import record as records
+from kata.cli.oci.hooks import run_hooks
+from kata.cli.oci.placement import find_sandbox
+from kata.cli.oci.record import Record
+from kata.cli.oci.state import describe_state
+from kata.cli.oci.streams import Console, Leash, open_console_socket, start_stand_in
+from kata.cli.oci.task import Task, clean_up, start_shim
+from kata.oci.bundle import annotations_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from kata.cli.settings import Settings
+    from kata.cli.table import Options, Verb
+
+_CONFIG = "config.json"
+_STDIO = "standin:"
+
+
+def run(verb: Verb, settings: Settings, options: Options) -> int:
+    """Create a container and leave."""
+    _, spec = bundles.load_bundle(options.text("bundle"))
+    console_socket = check_console(spec, options.text("console-socket"), detached=True)
+    creation = Creation(settings, options)
+    try:
+        console = Console(_console_size(spec)) if console_socket else None
+        creation.make(console)
+        if console is not None and console_socket is not None:
+            console.send_master(console_socket)
+            console.close()
+    except BaseException:
+        creation.undo()
+        raise
+    return 0
+
+
+class Creation:
+    """One container being created: made step by step, or undone."""
+
+    def __init__(self, settings: Settings, options: Options) -> None:
+        """Check everything that can be known beforehand.  Raises KataError; nothing is made."""
+        self._settings = settings
+        self.id = options.words[0]
+        self._pid_file = options.text("pid-file")
+        self._folder = records.folder_of(settings.root, self.id)
+        self._bundle, self._spec = bundles.load_bundle(options.text("bundle"))
+        self._rootfs = bundles.find_rootfs(self._bundle, self._spec)
+        self._hooks = bundles.host_hooks(self._spec, ("prestart", "createRuntime"))
+        self._undo: list[Callable[[], object]] = []
+        check_descriptors(options)
+        check_pid_file(self._pid_file)
+
+    def make(self, console: Console | None) -> Leash:
+        """Make it; returns its stand-in.  On failure the caller undoes what was made."""
+        namespaces = bundles.namespaces_of(self._spec)
+        annotations = annotations_of(self._spec)
+        root = self._settings.root
+        records.make_folder(root, self.id)
+        self._undo.append(lambda: records.remove_folder(self._folder))
+        others = [other for other in records.list_records(root) if other.id != self.id]
+        sandbox = find_sandbox(self.id, annotations, namespaces, others)
+        folders, made = self._make_cgroups()
+        # A container of another's machine has that one's network.
+        network = None if sandbox else namespaces.get("network")
+        leash = self._start_stand_in(network, console, folders)
+        record = Record(
+            id=self.id,
+            folder=self._folder,
+            bundle=self._bundle,
+            rootfs=self._rootfs,
+            sandbox=sandbox or self.id,
+            created=_now(),
+            owner=_user(),
+            annotations=annotations,
+            cgroups=folders,
+            cgroups_made=made,
+            pid=leash.pid,
+            start_time=leash.start_time,
+        )
+        records.save_record(record)
+        run_hooks(self._hooks, describe_state(record, "creating"))
+        if network == "":
+            network = f"/proc/{leash.pid}/ns/net"
+        self._write_bundle(network or "", sandbox)
+        self._create_task(record, terminal=console is not None)
+        leash.let_go()
+        if self._pid_file:
+            write_pid_file(self._pid_file, leash.pid)
+        return leash
+
+    def undo(self) -> None:
+        """Take back what was made, in reverse; what cannot be is told."""
+        while self._undo:
+            step = self._undo.pop()
+            try:
+                step()
+            except (KataError, OSError) as error:
+                self._settings.warn(f"undo create {self.id}: {describe_error(error)}")
+
+    def _make_cgroups(self) -> tuple[list[str], list[str]]:
+        path = str(self._spec["linux"].get("cgroupsPath") or "")
+        below = cgroups.expand_path(path)
+        if below == "/":
+            return [], []
+        if ".." in below.split("/"):
+            raise KataError(f"make cgroup {path}: it leads upwards", Code.INVALID_ARGUMENT)
+        folders = [point + below for point in cgroups.find_all_hierarchies(list_mounts())]
+        made = cgroups.make_folders(folders)
+        self._undo.append(lambda: cgroups.remove_folders(made))
+        return folders, made
+
+    def _start_stand_in(
+        self, network: str | None, console: Console | None, folders: list[str]
+    ) -> Leash:
+        leash = start_stand_in(f"{self._folder}/{records.LINK}", network, console)
+
+        def end() -> None:
+            try:
+                os.kill(leash.pid, 9)
+            except ProcessLookupError:
+                pass
+            leash.wait()
+
+        self._undo.append(end)
+        cgroups.enter_folders(folders, leash.pid, f"stand-in of {self.id}")
+        return leash
+
+    def _write_bundle(self, network: str, sandbox: str) -> None:
+        import json
+
+        spec = bundles.rewrite_spec(self._spec, self._rootfs, network, sandbox)
+        with open(f"{self._folder}/{_CONFIG}", "w") as file:
+            json.dump(spec, file)
+        # The shim's log, which otherwise would be nowhere.
+        open(f"{self._folder}/log", "w").close()
+
+    def _create_task(self, record: Record, *, terminal: bool) -> None:
+        root = self._settings.root
+        if record.sandbox == self.id:
+            self._undo.append(lambda: clean_up(root, self.id, self._folder))
+            start_shim(root, self.id, self._folder, self._settings.config_path)
+        task = Task(root, record.sandbox, self.id)
+        try:
+            task.create(self._folder, f"{_STDIO}{record.link}", terminal=terminal)
+            self._undo.append(lambda: _delete_task(root, record))
+        except KataError:
+            if record.sandbox == self.id:
+                task.shut_down()
+            raise
+        finally:
+            task.close()
+
+
+def check_console(spec: dict[str, Any], path: str, *, detached: bool) -> socket.socket | None:
+    """Return the connection that the terminal goes to, if there is one.
+
+    Raises KataError in runc's words when there is one and should not be, or the other way round.
+    """
+    terminal = bool(spec["process"].get("terminal"))
+    if detached and terminal and not path:
+        raise KataError(
+            "cannot allocate tty if runc will detach without setting console socket",
+            Code.INVALID_ARGUMENT,
+        )
+    if path and not (detached and terminal):
+        raise KataError(
+            "cannot use console socket if runc will not detach or allocate tty",
+            Code.INVALID_ARGUMENT,
+        )
+    return open_console_socket(path) if path else None
+
+
+def check_descriptors(options: Options) -> None:
+    """Raise for descriptors that would have to pass into a machine."""
+    if options.number("preserve-fds"):
+        raise KataError(
+            f"preserve {options.text('preserve-fds')} descriptors: a virtual machine cannot take"
+            " them over",
+            Code.INVALID_ARGUMENT,
+        )
+
+
+def check_pid_file(path: str) -> None:
+    """Raise where the file could not be made."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if path and not os.path.isdir(folder):
+        raise KataError(f"open {path}: no such file or directory", Code.NOT_FOUND)
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Write a pid, whole or not at all.  Raises KataError."""
+    draft = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}")
+    try:
+        with open(draft, "w") as file:
+            file.write(str(pid))
+        os.replace(draft, path)
+    except OSError as error:
+        raise KataError(f"write {path}: {error.strerror}", Code.INTERNAL) from error
+
+
+def _delete_task(root: str, record: Record) -> None:
+    task = Task(root, record.sandbox, record.id)
+    try:
+        task.delete()
+    finally:
+        task.close()
+
+
+def _console_size(spec: dict[str, Any]) -> tuple[int, int]:
+    size = spec["process"].get("consoleSize") or {}
+    return int(size.get("height") or 0), int(size.get("width") or 0)
+
+
+def _now() -> str:
+    now = time.time_ns()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 1_000_000_000))
+    return f"{stamp}.{now % 1_000_000_000:09d}Z"
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,84 @@
+"""kata-runtime delete: give back what a container holds."""
+
+from __future__ import annotations
+
+import signal
+
+from kata.base.cgroups import remove_folders
+from kata.base.errors import Code, KataError, describe_error
+from kata.base.processes import end_process
+from kata.cli.oci.bundle import host_hooks
+from kata.cli.oci.hooks import run_hooks
+from kata.cli.oci.record import load_record, remove_folder
+from kata.cli.oci.state import describe_state
+from kata.cli.oci.task import Task, clean_up
+from kata.oci.bundle import load_spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.cli.oci.record import Record
+    from kata.cli.settings import Settings
+    from kata.cli.table import Options, Verb
+
+
+def run(verb: Verb, settings: Settings, options: Options) -> int:
+    """Delete the container."""
+    force = options.has("force")
+    try:
+        record = load_record(settings.root, options.words[0])
+    except KataError as error:
+        if force and error.code == Code.NOT_FOUND:
+            return 0
+        raise
+    delete(settings, record, force=force)
+    return 0
+
+
+def delete(settings: Settings, record: Record, *, force: bool) -> None:
+    """Delete a container that has stopped or was never started, with ``force`` any.
+
+    Raises FAILED_PRECONDITION, in runc's words, for one that runs.
+    """
+    status = record.status
+    if status in ("running", "paused") and not force:
+        raise KataError(
+            f"cannot delete container {record.id} that is not stopped: {status}",
+            Code.FAILED_PRECONDITION,
+        )
+    _delete_task(settings, record, kills=status in ("running", "paused"))
+    end_process(record.pid, record.start_time)
+    remove_folders(record.cgroups_made)
+    remove_folder(record.folder)
+    _run_poststop(settings, record)
+
+
+def _delete_task(settings: Settings, record: Record, *, kills: bool) -> None:
+    try:
+        task = Task(settings.root, record.sandbox, record.id)
+    except KataError:
+        # Its shim was killed, and took the machine along.
+        if record.sandbox == record.id:
+            clean_up(settings.root, record.id, record.folder)
+        return
+    try:
+        if kills:
+            task.kill(signal.SIGKILL)
+            task.wait()
+        task.delete()
+    except KataError as error:
+        if error.code not in (Code.NOT_FOUND, Code.UNAVAILABLE):
+            raise
+        settings.warn(f"delete {record.id}: {describe_error(error)}")
+        task.shut_down()
+    finally:
+        task.close()
+
+
+def _run_poststop(settings: Settings, record: Record) -> None:
+    """Run its hooks; one that fails is told and changes nothing (runtime.md, "Lifecycle")."""
+    try:
+        hooks = host_hooks(load_spec(record.bundle), ("poststop",))
+        run_hooks(hooks, describe_state(record, "stopped"))
+    except KataError as error:
+        if error.code != Code.NOT_FOUND:  # the bundle may be gone
+            settings.warn(f"poststop of {record.id}: {describe_error(error)}")

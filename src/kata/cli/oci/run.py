@@ -1,0 +1,44 @@
+"""kata-runtime run: create and start a container, and delete it when it has ended."""
+
+from __future__ import annotations
+
+import os
+
+from kata.cli.oci import bundle as bundles
+from kata.cli.oci.create import Creation, check_console
+from kata.cli.oci.delete import delete
+from kata.cli.oci.record import load_record
+from kata.cli.oci.start import start
+from kata.cli.oci.streams import Console
+from kata.cli.oci.wait import wait_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.cli.settings import Settings
+    from kata.cli.table import Options, Verb
+
+
+def run(verb: Verb, settings: Settings, options: Options) -> int:
+    """Run the container; returns its exit status, or 0 at once where it is detached."""
+    detached = options.has("detach")
+    _, spec = bundles.load_bundle(options.text("bundle"))
+    console_socket = check_console(spec, options.text("console-socket"), detached=detached)
+    creation = Creation(settings, options)
+    console = Console() if spec["process"].get("terminal") else None
+    try:
+        stand_in = creation.make(console)
+        if console is not None:
+            os.close(console.slave)
+            console.slave = -1
+        start(settings, load_record(settings.root, creation.id))
+    except BaseException:
+        creation.undo()
+        raise
+    if detached:
+        if console is not None and console_socket is not None:
+            console.send_master(console_socket)
+        return 0
+    status = wait_for(stand_in, console)
+    if not options.has("keep"):
+        delete(settings, load_record(settings.root, creation.id), force=True)
+    return status
