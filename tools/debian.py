@@ -27,14 +27,17 @@ PACKAGES = (
     "util-linux",
     "zstd",
 )
-# Networks of pods as Kubernetes makes them, a root file system with real servers, and what a kernel
-# is built with.
+# Engines, networks of pods as Kubernetes makes them, a root file system with real servers, and what
+# a kernel is built with.
 TEST_PACKAGES = (
     "bc",
     "bison",
+    "buildah",
     "catatonit",
+    "conmon",
     "containernetworking-plugins",
     "crun",
+    "docker.io",
     "flex",
     "gcc",
     "iptables",
@@ -42,7 +45,9 @@ TEST_PACKAGES = (
     "libelf-dev",
     "make",
     "mmdebstrap",
+    "netavark",
     "perl",
+    "podman",
     "xz-utils",
 )
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive"}

@@ -24,7 +24,12 @@ def take_inventory() -> set[str]:
                 for entry in path.iterdir()
                 if not any(name in entry.name for name in _NODES_OWN)
             }
-    found |= {f"file {entry}" for entry in Path("/dev/shm").iterdir()}
+    # Podman's locks belong to the node as well.
+    found |= {
+        f"file {entry}"
+        for entry in Path("/dev/shm").iterdir()
+        if not entry.name.startswith("libpod")
+    }
     found |= {f"mount {point}" for point in list_mount_points() if "kata" in point}
     return found
 

@@ -73,10 +73,7 @@ class Creation:
         self._undo.append(lambda: records.remove_folder(self._folder))
         others = [other for other in records.list_records(root) if other.id != self.id]
         sandbox = find_sandbox(self.id, annotations, namespaces, others)
-        folders, made = self._make_cgroups()
-        # A container of another's machine has that one's network.
-        network = None if sandbox else namespaces.get("network")
-        leash = self._start_stand_in(network, console, folders)
+        folders = self._plan_cgroups()
         record = Record(
             id=self.id,
             folder=self._folder,
@@ -86,11 +83,16 @@ class Creation:
             created=_now(),
             owner=_user(),
             annotations=annotations,
-            cgroups=folders,
-            cgroups_made=made,
-            pid=leash.pid,
-            start_time=leash.start_time,
+            cgroups=[folder for folder in folders if not os.path.isdir(folder)],
         )
+        # Before anything is made, so that it can be deleted should this program be killed.
+        records.save_record(record)
+        self._undo.append(lambda: cgroups.remove_folders(record.cgroups))
+        cgroups.make_folders(folders)
+        # A container of another's machine has that one's network.
+        network = None if sandbox else namespaces.get("network")
+        leash = self._start_stand_in(network, console, folders)
+        record = record.with_stand_in(leash.pid, leash.start_time)
         records.save_record(record)
         run_hooks(self._hooks, describe_state(record, "creating"))
         if network == "":
@@ -111,17 +113,14 @@ class Creation:
             except (KataError, OSError) as error:
                 self._settings.warn(f"undo create {self.id}: {describe_error(error)}")
 
-    def _make_cgroups(self) -> tuple[list[str], list[str]]:
+    def _plan_cgroups(self) -> list[str]:
         path = str(self._spec["linux"].get("cgroupsPath") or "")
         below = cgroups.expand_path(path)
         if below == "/":
-            return [], []
+            return []
         if ".." in below.split("/"):
             raise KataError(f"make cgroup {path}: it leads upwards", Code.INVALID_ARGUMENT)
-        folders = [point + below for point in cgroups.find_all_hierarchies(list_mounts())]
-        made = cgroups.make_folders(folders)
-        self._undo.append(lambda: cgroups.remove_folders(made))
-        return folders, made
+        return [point + below for point in cgroups.find_all_hierarchies(list_mounts())]
 
     def _start_stand_in(
         self, network: str | None, console: Console | None, folders: list[str]

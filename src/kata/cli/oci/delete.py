@@ -9,7 +9,7 @@ from kata.base.errors import Code, KataError, describe_error
 from kata.base.processes import end_process
 from kata.cli.oci.bundle import host_hooks
 from kata.cli.oci.hooks import run_hooks
-from kata.cli.oci.record import load_record, remove_folder
+from kata.cli.oci.record import folder_of, load_record, remove_folder
 from kata.cli.oci.state import describe_state
 from kata.cli.oci.task import Task, clean_up
 from kata.oci.bundle import load_spec
@@ -28,6 +28,8 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
         record = load_record(settings.root, options.words[0])
     except KataError as error:
         if force and error.code == Code.NOT_FOUND:
+            # A create that was killed at once has left no more than this.
+            remove_folder(folder_of(settings.root, options.words[0]))
             return 0
         raise
     delete(settings, record, force=force)
@@ -46,8 +48,9 @@ def delete(settings: Settings, record: Record, *, force: bool) -> None:
             Code.FAILED_PRECONDITION,
         )
     _delete_task(settings, record, kills=status in ("running", "paused"))
-    end_process(record.pid, record.start_time)
-    remove_folders(record.cgroups_made)
+    if record.pid:
+        end_process(record.pid, record.start_time)
+    remove_folders(record.cgroups)
     remove_folder(record.folder)
     _run_poststop(settings, record)
 

@@ -166,6 +166,5 @@ def _start(
         task.close()
     stand_in.let_go()
     if console is not None:
-        os.close(console.slave)
-        console.slave = -1
+        console.give_slave()
     return stand_in

@@ -38,9 +38,8 @@ class Record:
     created: str
     owner: str
     annotations: dict[str, str]
-    # Folders of the host's cgroups that the stand-in is in, and that were made for it.
+    # Folders of the host's cgroups that are made for it.
     cgroups: list[str]
-    cgroups_made: list[str]
     pid: int = 0
     start_time: int = 0
     version: int = VERSION
@@ -58,6 +57,10 @@ class Record:
     def link(self) -> str:
         """Return where its stand-in listens."""
         return f"{self.folder}/{LINK}"
+
+    def with_stand_in(self, pid: int, start_time: int) -> Record:
+        """Return the record with its stand-in."""
+        return Record(**{**vars(self), "pid": pid, "start_time": start_time})
 
     def mark_started(self) -> None:
         """Note that its process was started."""

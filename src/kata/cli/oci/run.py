@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from kata.cli.oci import bundle as bundles
 from kata.cli.oci.create import Creation, check_console
 from kata.cli.oci.delete import delete
@@ -28,8 +26,7 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
     try:
         stand_in = creation.make(console)
         if console is not None:
-            os.close(console.slave)
-            console.slave = -1
+            console.give_slave()
         start(settings, load_record(settings.root, creation.id))
     except BaseException:
         creation.undo()

@@ -39,6 +39,7 @@ class Console:
         import tty
 
         self.master, self.slave = os.openpty()
+        self._name = os.ttyname(self.slave)
         tty.setraw(self.slave)
         if size and all(size):
             packed = struct.pack("HHHH", size[0], size[1], 0, 0)
@@ -46,8 +47,12 @@ class Console:
 
     def send_master(self, sock: socket.socket) -> None:
         """Give the master end away, as runc does: with the terminal's name."""
-        name = os.ttyname(self.slave).encode()
-        socket.send_fds(sock, [name], [self.master])
+        socket.send_fds(sock, [self._name.encode()], [self.master])
+
+    def give_slave(self) -> None:
+        """Close the slave end, which the stand-in has: the terminal ends with it."""
+        os.close(self.slave)
+        self.slave = -1
 
     def close(self) -> None:
         """Close both ends.  May be called twice."""

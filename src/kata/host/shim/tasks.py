@@ -344,9 +344,10 @@ class Tasks:
             )
         )
         process.exit_told.set()
-        if process.exec_id and process.io.has_stand_in:
-            process.io.close()
-            self.get_container(process.container_id).drop_exec(process.exec_id)
+        if process.io.has_stand_in:
+            process.io.close()  # also where it was never started, and nothing was copied
+            if process.exec_id:
+                self.get_container(process.container_id).drop_exec(process.exec_id)
         if not process.exec_id:
             if process.lost:
                 self._get_sandbox().wait_cause()  # which is told before the end is taken as wanted

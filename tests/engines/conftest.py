@@ -1,0 +1,173 @@
+"""Debian's engines, each with storage and a network namespace of its own, and nothing else's."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.factory import end_factory
+from tests.support.leaks import assert_nothing_new, take_inventory
+from tests.support.netns import Netns
+from tests.support.runtime import PROGRAM, run_engine
+from tools.busybox_image import busybox_layer
+from tools.setup import CONFIGURATION
+
+IMAGE = "localhost/busybox"
+# Where the program keeps containers when it is not told.
+_ROOT = Path("/run/kata-runtime")
+_START_S = 30.0
+
+
+class Engine:
+    """An engine's command line, in its network namespace."""
+
+    def __init__(self, netns: Netns, *argv: str, environ: dict[str, str] | None = None) -> None:
+        self.netns = netns
+        self._argv = ["nsenter", f"--net={netns.path}", "--", *argv]
+        self._environ = {**os.environ, **(environ or {})}
+
+    def argv(self, *words: str) -> list[str]:
+        """Return a whole command line."""
+        return [*self._argv, *words]
+
+    def call(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Call it and return what it said."""
+        return run_engine(self.argv(*words), check=check, env=self._environ)
+
+    def run(self, *words: str, check: bool = True) -> str:
+        """Call it and return what it printed, without the last newline."""
+        return self.call(*words, check=check).stdout.removesuffix("\n")
+
+    def begin(self, *words: str, **more: object) -> subprocess.Popen[str]:
+        """Start it."""
+        return subprocess.Popen(self.argv(*words), env=self._environ, text=True, **more)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture(scope="session")
+def layer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A root file system as a tar file."""
+    path = tmp_path_factory.mktemp("layer") / "busybox.tar"
+    path.write_bytes(busybox_layer())
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def wrapper(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The runtime as engines are told of it: a path without flags."""
+    path = tmp_path_factory.mktemp("wrapper") / "kata-runtime"
+    path.write_text(f'#!/bin/sh\nexec {PROGRAM} --config {CONFIGURATION} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def netns() -> Iterator[Netns]:
+    """A network namespace in which an engine may do what it likes."""
+    made = Netns()
+    yield made
+    made.delete()
+
+
+@pytest.fixture(scope="module")
+def clean() -> Iterator[None]:
+    """See that nothing is left when the engine has gone."""
+    end_factory()
+    before = take_inventory() | _list_containers()
+    yield
+    assert _list_containers() <= before
+    assert_nothing_new(before)
+
+
+@pytest.fixture(scope="module")
+def podman(clean: None, netns: Netns, layer: str, wrapper: str) -> Iterator[Engine]:
+    """Debian's Podman with an image."""
+    with tempfile.TemporaryDirectory(prefix="kata-podman-") as folder:
+        engine = Engine(
+            netns,
+            *("podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run"),
+            *("--tmpdir", f"{folder}/tmp", "--network-config-dir", f"{folder}/net"),
+            *("--cgroup-manager", "cgroupfs", "--events-backend", "file"),
+            *("--storage-driver", "overlay", "--runtime", wrapper),
+        )
+        engine.call("import", layer, IMAGE)
+        yield engine
+        engine.call("pod", "rm", "--all", "--force", "--time", "0")
+        engine.call("rm", "--all", "--force", "--time", "0")
+        unmount_below(folder)
+
+
+@pytest.fixture(scope="module")
+def docker(clean: None, netns: Netns, layer: str, wrapper: str) -> Iterator[Engine]:
+    """Debian's Docker with a daemon of its own and an image."""
+    with tempfile.TemporaryDirectory(prefix="kata-docker-") as folder:
+        daemon = Dockerd(netns, Path(folder), wrapper)
+        daemon.start()
+        engine = Engine(netns, "docker", environ={"DOCKER_HOST": f"unix://{folder}/sock"})
+        engine.call("import", layer, IMAGE)
+        yield engine
+        for name in engine.run("ps", "--all", "--quiet").split():
+            engine.call("rm", "--force", name)
+        daemon.stop()
+        unmount_below(folder)
+
+
+class Dockerd:
+    """The daemon."""
+
+    def __init__(self, netns: Netns, folder: Path, runtime: str) -> None:
+        self._folder = folder
+        self._argv = [
+            *("nsenter", f"--net={netns.path}", "--", "dockerd"),
+            *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
+            *("--pidfile", f"{folder}/pid", "--host", f"unix://{folder}/sock"),
+            *("--add-runtime", f"kata={runtime}", "--default-runtime", "kata"),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        with open(self._folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + _START_S
+        while not (self._folder / "sock").exists():
+            assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop it, with its containerd."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(30)
+
+
+def find_pid(engine: Engine, name: str) -> int:
+    """Return the pid that an engine knows a container by."""
+    return int(engine.run("inspect", "--format", "{{.State.Pid}}", name))
+
+
+def list_sandboxes() -> list[str]:
+    """Return the ids of the virtual machines that containers have."""
+    hidden = re.compile(r"factory\.|template-|spare-|kvm-probe|shared|\.")
+    folder = Path("/run/kata")
+    return [entry.name for entry in folder.iterdir() if not hidden.match(entry.name)]
+
+
+def _list_containers() -> set[str]:
+    return {f"container {entry}" for entry in _ROOT.iterdir()} if _ROOT.exists() else set()
+
+
+def unmount_below(folder: str) -> None:
+    """Give up what an engine has mounted for itself."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in sorted((p for p in points if p.startswith(folder)), reverse=True):
+        subprocess.run(["umount", "-l", point], check=True)

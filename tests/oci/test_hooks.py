@@ -1,0 +1,87 @@
+"""An engine's hooks, on the host: their order, their input, their failures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.runtime import Bundle, Runtime
+
+pytestmark = pytest.mark.e2e
+
+KINDS = ("prestart", "createRuntime", "poststart", "poststop")
+
+
+def hook(script: str, **more: Any) -> dict[str, Any]:
+    return {"path": "/bin/sh", "args": ["sh", "-c", script], **more}
+
+
+def note(tmp_path: Path, word: str) -> dict[str, Any]:
+    """Return a hook that writes down that it was called, with its input."""
+    return hook(f'echo {word} "$WHO" >> {tmp_path}/order; cat > {tmp_path}/{word}', env=["WHO=me"])
+
+
+def test_hooks_run_in_order_with_the_state(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    bundle.spec["hooks"] = {kind: [note(tmp_path, kind)] for kind in KINDS}
+    bundle.spec["annotations"] = {"some": "thing"}
+    runtime.create(bundle.run("sleep", "1000"), name)
+    pid = runtime.pid(name)
+    order = tmp_path / "order"
+    assert order.read_text().split("\n")[:-1] == ["prestart me", "createRuntime me"]
+    runtime.call("start", name)
+    runtime.call("delete", "--force", name)
+    assert [line.split()[0] for line in order.read_text().splitlines()] == list(KINDS)
+    states = {kind: json.loads((tmp_path / kind).read_text()) for kind in KINDS}
+    expected = {"id": name, "bundle": str(bundle.folder), "annotations": {"some": "thing"}}
+    for kind, status in zip(KINDS, ("creating", "creating", "running", "stopped"), strict=True):
+        assert states[kind]["status"] == status
+        assert expected.items() <= states[kind].items()
+    assert states["createRuntime"]["pid"] == pid
+
+
+@pytest.mark.parametrize("kind", ["prestart", "createRuntime"])
+def test_a_hook_that_fails_fails_the_creation(
+    runtime: Runtime, bundle: Bundle, name: str, kind: str
+) -> None:
+    bundle.spec["hooks"] = {kind: [hook("true"), hook("echo why >&2; exit 3")]}
+    bundle.run("true")
+    done = runtime.call("create", "-b", str(bundle.folder), name, check=False)
+    assert done.returncode == 1
+    assert "error running hook #1: /bin/sh: exit status 3, stderr: why" in done.stderr
+    assert name not in runtime.list_names()
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (hook("sleep 10", timeout=1), "error running hook #0: /bin/sh: no end after 1 s"),
+        ({"path": "/nonexistent"}, "error running hook #0: /nonexistent: No such file"),
+        ({"path": "relative"}, "hooks: a path is not absolute"),
+    ],
+)
+def test_hooks_that_cannot_run(
+    runtime: Runtime, bundle: Bundle, name: str, bad: dict[str, Any], text: str
+) -> None:
+    bundle.spec["hooks"] = {"createRuntime": [bad]}
+    bundle.run("true")
+    done = runtime.call("create", "-b", str(bundle.folder), name, check=False)
+    assert (done.returncode, text in done.stderr) == (1, True), done
+    assert name not in runtime.list_names()
+
+
+def test_later_hooks_that_fail_are_told_and_change_nothing(
+    runtime: Runtime, bundle: Bundle, name: str
+) -> None:
+    bundle.spec["hooks"] = {"poststart": [hook("exit 1")], "poststop": [hook("exit 2")]}
+    runtime.create(bundle.run("sleep", "1000"), name)
+    started = runtime.call("start", name)
+    assert f'level=warning msg="poststart of {name}: error running hook #0' in started.stderr
+    assert runtime.status(name) == "running"
+    deleted = runtime.call("delete", "--force", name)
+    assert "poststop" in deleted.stderr
+    assert name not in runtime.list_names()

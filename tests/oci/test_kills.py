@@ -1,0 +1,95 @@
+"""kill -9 of what stands between an engine and a container: the container ends, nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.leaks import find_processes
+from tests.support.runtime import Bundle, Runtime, Supervised, is_alive, wait_until
+
+pytestmark = pytest.mark.e2e
+
+
+def find_part(name: str, program: str) -> int:
+    lines = [line for line in find_processes(name) if line.endswith(program)]
+    return int(lines[0].split()[0])
+
+
+def test_the_stand_in(runtime: Runtime, bundle: Bundle, name: str) -> None:
+    process = Supervised(runtime, bundle.run("sleep", "1000"), name)
+    runtime.call("start", name)
+    os.kill(runtime.pid(name), signal.SIGKILL)
+    assert process.finish() == ("", -signal.SIGKILL)
+    assert runtime.status(name) == "stopped"
+    wait_until(lambda: not [line for line in find_processes(name) if "qemu" in line])
+    runtime.call("delete", name)
+
+
+def test_the_stand_in_of_a_created_container(runtime: Runtime, bundle: Bundle, name: str) -> None:
+    process = Supervised(runtime, bundle.run("sleep", "1000"), name)
+    os.kill(runtime.pid(name), signal.SIGKILL)
+    assert process.finish() == ("", -signal.SIGKILL)
+    assert "has stopped" in runtime.call("start", name, check=False).stderr
+    runtime.call("delete", name)
+
+
+@pytest.mark.parametrize("program", ["containerd-shim-kata-v2", "qemu-system-x86_64", "virtiofsd"])
+def test_the_sandbox(runtime: Runtime, bundle: Bundle, name: str, program: str) -> None:
+    process = Supervised(runtime, bundle.run("sleep", "1000"), name)
+    runtime.call("start", name)
+    os.kill(find_part(name, program), signal.SIGKILL)
+    _, status = process.finish()
+    assert status == (137 if "shim" in program else 255)
+    assert runtime.status(name) == "stopped"
+    assert runtime.call("kill", name, "KILL", check=False).returncode == 1
+    runtime.call("delete", name)
+    assert not find_processes(name)
+
+
+@pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
+def test_create_at_any_moment(runtime: Runtime, bundle: Bundle, name: str, after_s: float) -> None:
+    bundle.run("sleep", "1000")
+    process = subprocess.Popen(
+        runtime.argv("create", "-b", str(bundle.folder), name),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(after_s)
+    process.kill()
+    process.wait()
+    runtime.call("delete", "--force", name)
+    assert name not in runtime.list_names()
+    assert not Path(runtime.root, name).exists()
+    # The test's fixture sees what is left of it elsewhere.
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2])
+def test_exec_at_any_moment(shared_runtime: Runtime, shared: str, after_s: float) -> None:
+    process = subprocess.Popen(
+        shared_runtime.argv("exec", shared, "sleep", "4712"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(after_s)
+    process.kill()
+    process.wait()
+    # Killed before the process runs it does not run; afterwards it is the stand-in's, which lives.
+    assert shared_runtime.call("exec", shared, "true").returncode == 0
+    shared_runtime.call("exec", shared, "sh", "-c", "pkill -f 'sleep 471[2]'; true")
+
+
+def test_a_deleted_container_takes_its_stand_in_along(
+    runtime: Runtime, bundle: Bundle, name: str
+) -> None:
+    runtime.create(bundle.run("sleep", "1000"), name)
+    pid = runtime.pid(name)
+    runtime.call("delete", name)
+    assert not is_alive(pid)

@@ -1,0 +1,202 @@
+"""The command line's words, and which machine a container belongs into."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from kata.base.errors import Code, KataError
+from kata.base.processes import read_start_time
+from kata.cli.oci.events import parse_duration
+from kata.cli.oci.kill import parse_signal
+from kata.cli.oci.placement import find_sandbox
+from kata.cli.oci.record import Record
+from kata.cli.table import LIST, NUMBER, SWITCH, Flag, UsageError, parse_words
+from kata.cli.verbs import GLOBAL_FLAGS, VERBS
+from tests.support.netns import Netns
+
+FLAGS = (
+    Flag(("bundle", "b"), "", default="."),
+    Flag(("all", "a"), "", SWITCH),
+    Flag(("env", "e"), "", LIST),
+    Flag(("count",), "", NUMBER),
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bundle", "x", "-a", "c1"],
+        ["-bundle=x", "--all=true", "c1"],
+        ["-b", "y", "-b", "x", "--all", "--", "c1"],
+    ],
+)
+def test_words_are_read_as_go_does(words: list[str]) -> None:
+    options = parse_words(words, FLAGS)
+    assert (options.text("bundle"), options.has("all"), options.words) == ("x", True, ["c1"])
+
+
+def test_flags_end_at_the_first_word_but_for_operators() -> None:
+    words = ["c1", "ls", "-a", "--env", "A=1"]
+    options = parse_words(words, FLAGS)
+    assert (options.words, options.has("all")) == (words, False)
+    options = parse_words(words, FLAGS, mixed=True)
+    assert (options.words, options.has("all")) == (["c1", "ls"], True)
+    assert options.texts("env") == ["A=1"]
+    assert (options.text("bundle"), options.number("count")) == (".", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--nope"], "flag provided but not defined: -nope"),
+        (["--bundle"], "flag needs an argument: -bundle"),
+        (["--all=maybe"], 'invalid boolean value "maybe" for -all'),
+        (["--count", "few"], 'invalid value "few" for flag -count'),
+    ],
+)
+def test_bad_words(words: list[str], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_words(words, FLAGS)
+    assert str(caught.value) == text
+
+
+def test_the_table_is_sound() -> None:
+    names = [verb.name for verb in VERBS]
+    assert len(names) == len(set(names))
+    for flags in (GLOBAL_FLAGS, *(verb.flags for verb in VERBS)):
+        known = [name for flag in flags for name in flag.names]
+        assert len(known) == len(set(known))
+    for verb in VERBS:
+        __import__(verb.module)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("TERM", 15), ("SIGKILL", 9), ("hup", 1), ("0", 0), ("64", 64)]
+)
+def test_signals(text: str, number: int) -> None:
+    assert parse_signal(text) == number
+
+
+@pytest.mark.parametrize("text", ["FOO", "65", "-1", ""])
+def test_signals_that_do_not_exist(text: str) -> None:
+    with pytest.raises(KataError, match="unknown signal"):
+        parse_signal(text)
+
+
+def test_durations() -> None:
+    assert [parse_duration(text) for text in ("250ms", "5s", "2m", "1h")] == [0.25, 5, 120, 3600]
+    for bad in ("0s", "-1s", "5", "s", "1d"):
+        with pytest.raises(KataError):
+            parse_duration(bad)
+
+
+@dataclass
+class Host:
+    """Two containers' stand-ins, each in a network namespace."""
+
+    netns: list[Netns] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+    def add(self, name: str, sandbox: str) -> int:
+        made = Netns()
+        argv = ["nsenter", f"--net={made.path}", "--", "sleep", "1000"]
+        process = subprocess.Popen(argv)
+        while os.readlink(f"/proc/{process.pid}/exe").endswith("nsenter"):
+            pass
+        self.netns.append(made)
+        self.processes.append(process)
+        self.records.append(
+            Record(
+                id=name,
+                folder="/nonexistent",
+                bundle="",
+                rootfs="",
+                sandbox=sandbox,
+                created="",
+                owner="",
+                annotations={},
+                cgroups=[],
+                pid=process.pid,
+                start_time=read_start_time(process.pid) or 0,
+            )
+        )
+        return process.pid
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    made = Host()
+    made.add("infra", "infra")
+    made.add("other", "other")
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.wait()
+    for netns in made.netns:
+        netns.delete()
+
+
+NEW = {"pid": "", "network": "", "ipc": "", "uts": "", "mount": ""}
+
+
+def test_a_lone_container_has_a_machine_of_its_own(host: Host) -> None:
+    assert find_sandbox("c1", {}, NEW, host.records) == ""
+    own = Netns()
+    assert find_sandbox("c1", {}, {**NEW, "network": own.path}, host.records) == ""
+    own.delete()
+
+
+def test_namespaces_of_a_stand_in_name_its_machine(host: Host) -> None:
+    pid = host.records[0].pid
+    joined = {kind: f"/proc/{pid}/ns/{kind}" for kind in ("ipc", "uts")}
+    network = {"network": f"/proc/{pid}/ns/net"}
+    assert find_sandbox("c1", {}, {**NEW, **joined, **network}, host.records) == "infra"
+    # The same network by another path.
+    bound = {"network": host.netns[0].path}
+    assert find_sandbox("c1", {}, {**NEW, **joined, **bound}, host.records) == "infra"
+    assert find_sandbox("c1", {}, {**NEW, **bound}, host.records) == "infra"
+
+
+def test_annotations_name_a_sandbox(host: Host) -> None:
+    told = {
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": "other",
+    }
+    assert find_sandbox("c1", told, NEW, host.records) == "other"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        ({"pid": 0}, {}, "but not the network"),
+        ({"network": 0, "pid": 1}, {}, "namespaces of 2 machines: infra, other"),
+        ({}, {"ipc": "/proc/1/ns/ipc"}, "ipc namespace /proc/1/ns/ipc: a virtual machine cannot"),
+        ({}, {"user": "/run/userns"}, "user namespace /run/userns: a virtual machine cannot"),
+    ],
+)
+def test_namespaces_that_cannot_be_joined(
+    host: Host, first: dict[str, int], second: dict[str, str], text: str
+) -> None:
+    files = {"network": "net"}
+    joined = {
+        kind: f"/proc/{host.records[at].pid}/ns/{files.get(kind, kind)}"
+        for kind, at in first.items()
+    }
+    with pytest.raises(KataError) as caught:
+        find_sandbox("c1", {}, {**NEW, **joined, **second}, host.records)
+    assert text in str(caught.value)
+    assert caught.value.code == Code.INVALID_ARGUMENT
+
+
+def test_one_that_has_ended_has_no_machine(host: Host) -> None:
+    pid = host.records[0].pid
+    host.processes[0].kill()
+    host.processes[0].wait()
+    with pytest.raises(KataError, match="cannot join"):
+        find_sandbox("c1", {}, {**NEW, "pid": f"/proc/{pid}/ns/pid"}, host.records)
