@@ -33,6 +33,7 @@ _CREATE = (
     _PRESERVE,
 )
 _FORMAT = Flag(("format", "f"), "'table' or 'json'", default="table")
+_JSON = Flag(("json",), "for programs", SWITCH)
 _ID = "<container-id>"
 
 VERBS = (
@@ -186,6 +187,26 @@ VERBS = (
         1,
         "draw the steps of a sandbox's start, and their times",
         mixed=True,
+        oci=False,
+    ),
+    Verb(
+        "check",
+        "kata.cli.check",
+        "",
+        0,
+        0,
+        "say what this host offers and lacks, and what mends it",
+        (_JSON,),
+        oci=False,
+    ),
+    Verb(
+        "env",
+        "kata.cli.env",
+        "",
+        0,
+        0,
+        "show versions, host and the configuration that counts, with each value's origin",
+        (_JSON,),
         oci=False,
     ),
     Verb("version", "kata.cli.version", "", 0, 0, "print the version", oci=False),
