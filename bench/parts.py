@@ -10,6 +10,7 @@ from bench.bed import Bed
 from bench.boot import measure_boot
 from bench.crowd import measure_crowd
 from bench.density import SMALL_MIB, measure_capacity, measure_density, measure_return
+from bench.engines import measure_engines
 from bench.files import measure_files
 from bench.memory import measure_memory
 from bench.pods import measure_pods
@@ -66,6 +67,7 @@ PARTS: dict[str, Callable[[Bed], Iterator[Figure]]] = {
     "capacity": _measure_capacity,
     "files": measure_files,
     "shares": measure_shares,
+    "engines": measure_engines,
     "pods": lambda bed: iter(measure_pods(bed.rounds)),
 }
 

@@ -18,9 +18,9 @@ _PLOTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "ratios": (
         "Against runc, and against the best that there is",
         "",
-        ("starts", "restore", "crowd"),
+        ("starts", "restore", "crowd", "engines"),
     ),
-    "starts": ("Starts and execs", "s", ("starts", "pods")),
+    "starts": ("Starts and execs", "s", ("starts", "pods", "engines")),
     "restore": ("From the shim's exec to the agent's answer", "ms", ("restore",)),
     "crowd": ("Twenty at once", "s", ("crowd",)),
     "memory": ("Memory of an idle container", "MB", ("memory", "density")),

@@ -84,7 +84,7 @@ def time_pairs(
 
 
 def compare(
-    names: tuple[str, str], times: tuple[list[float], list[float]], limit: float
+    names: tuple[str, str], times: tuple[list[float], list[float]], limit: float | None
 ) -> list[Figure]:
     """Return both times and their ratio, pair by pair."""
     ratios = tuple(a / b for a, b in zip(*times, strict=True))

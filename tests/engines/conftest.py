@@ -104,18 +104,24 @@ def podman(clean: None, netns: Netns, layer: str, wrapper: str) -> Iterator[Engi
 
 
 @pytest.fixture(scope="module")
-def docker(clean: None, netns: Netns, layer: str, wrapper: str) -> Iterator[Engine]:
-    """Debian's Docker with a daemon of its own and an image."""
+def dockerd(clean: None, netns: Netns, wrapper: str) -> Iterator[Dockerd]:
+    """Debian's Docker: a daemon of its own."""
     with tempfile.TemporaryDirectory(prefix="kata-docker-") as folder:
         daemon = Dockerd(netns, Path(folder), wrapper)
         daemon.start()
-        engine = Engine(netns, "docker", environ={"DOCKER_HOST": f"unix://{folder}/sock"})
-        engine.call("import", layer, IMAGE)
-        yield engine
-        for name in engine.run("ps", "--all", "--quiet").split():
-            engine.call("rm", "--force", name)
+        yield daemon
         daemon.stop()
         unmount_below(folder)
+
+
+@pytest.fixture(scope="module")
+def docker(dockerd: Dockerd, netns: Netns, layer: str) -> Iterator[Engine]:
+    """Its command line, and an image."""
+    engine = Engine(netns, "docker", environ={"DOCKER_HOST": dockerd.address})
+    engine.call("import", layer, IMAGE)
+    yield engine
+    for name in engine.run("ps", "--all", "--quiet").split():
+        engine.call("rm", "--force", name)
 
 
 class Dockerd:
@@ -123,10 +129,11 @@ class Dockerd:
 
     def __init__(self, netns: Netns, folder: Path, runtime: str) -> None:
         self._folder = folder
+        self.address = f"unix://{folder}/sock"
         self._argv = [
             *("nsenter", f"--net={netns.path}", "--", "dockerd"),
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
-            *("--pidfile", f"{folder}/pid", "--host", f"unix://{folder}/sock"),
+            *("--pidfile", f"{folder}/pid", "--host", self.address),
             *("--add-runtime", f"kata={runtime}", "--default-runtime", "kata"),
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -138,10 +145,16 @@ class Dockerd:
                 self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + _START_S
-        while not (self._folder / "sock").exists():
+        while run_engine(["docker", "--host", self.address, "version"], check=False).returncode:
             assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Kill it; its containerd and the containers' shims go on."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(30)
 
     def stop(self) -> None:
         """Stop it, with its containerd."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.conftest import IMAGE, Engine, find_pid, list_sandboxes
+from tests.engines.conftest import IMAGE, Dockerd, Engine, find_pid, list_sandboxes
 from tests.engines.test_podman import SERVE, TRAP, fetch
-from tests.support.runtime import wait_until
+from tests.support.runtime import is_alive, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -113,3 +113,15 @@ def test_kill_9_of_the_stand_in(docker: Engine, box: str) -> None:
     docker.call("run", "-d", "--name", box, IMAGE, "sleep", "1000")
     os.kill(find_pid(docker, box), signal.SIGKILL)
     assert docker.run("wait", box) == "137"
+
+
+def test_kill_9_of_the_daemon(docker: Engine, dockerd: Dockerd, box: str) -> None:
+    docker.call("run", "-d", "--name", box, IMAGE, "sleep", "1000")
+    stand_in = find_pid(docker, box)
+    dockerd.kill()
+    assert is_alive(stand_in)
+    dockerd.start()
+    # Without live-restore Docker ends what it finds running.
+    wait_until(lambda: not is_alive(stand_in))
+    docker.call("start", box)
+    assert docker.run("exec", box, "echo", "again") == "again"

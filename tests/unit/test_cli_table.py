@@ -11,6 +11,7 @@ import pytest
 
 from kata.base.errors import Code, KataError
 from kata.base.processes import read_start_time
+from kata.cli.oci.create import check_user
 from kata.cli.oci.events import parse_duration
 from kata.cli.oci.kill import parse_signal
 from kata.cli.oci.placement import find_sandbox
@@ -93,6 +94,13 @@ def test_durations() -> None:
     for bad in ("0s", "-1s", "5", "s", "1d"):
         with pytest.raises(KataError):
             parse_duration(bad)
+
+
+def test_only_root_makes_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_user("c1")
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    with pytest.raises(KataError, match="create c1: only root can, this is user 7"):
+        check_user("c1")
 
 
 @dataclass

@@ -33,6 +33,7 @@ _STDIO = "standin:"
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Create a container and leave."""
+    check_user(options.words[0])
     _, spec = bundles.load_bundle(options.text("bundle"))
     console_socket = check_console(spec, options.text("console-socket"), detached=True)
     creation = Creation(settings, options)
@@ -162,6 +163,15 @@ class Creation:
             raise
         finally:
             task.close()
+
+
+def check_user(container_id: str) -> None:
+    """Raise for who cannot make machines' networks and mounts."""
+    if os.geteuid() != 0:
+        raise KataError(
+            f"create {container_id}: only root can, this is user {os.geteuid()}",
+            Code.PERMISSION_DENIED,
+        )
 
 
 def check_console(spec: dict[str, Any], path: str, *, detached: bool) -> socket.socket | None:

@@ -133,7 +133,7 @@ def make_folder(root: str, container_id: str) -> str:
     folder = folder_of(root, container_id)
     try:
         os.makedirs(root, mode=0o711, exist_ok=True)
-        os.mkdir(folder, 0o711)
+        os.mkdir(folder, 0o700)  # the spec in it has the environment, with its secrets
     except FileExistsError:
         raise KataError("container with given ID already exists", Code.ALREADY_EXISTS) from None
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kata.cli.oci import bundle as bundles
-from kata.cli.oci.create import Creation, check_console
+from kata.cli.oci.create import Creation, check_console, check_user
 from kata.cli.oci.delete import delete
 from kata.cli.oci.record import load_record
 from kata.cli.oci.start import start
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Run the container; returns its exit status, or 0 at once where it is detached."""
+    check_user(options.words[0])
     detached = options.has("detach")
     _, spec = bundles.load_bundle(options.text("bundle"))
     console_socket = check_console(spec, options.text("console-socket"), detached=detached)
