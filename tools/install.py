@@ -13,7 +13,7 @@ import sys
 from tools import debian, launchers, venv
 from tools.demo import stop_demo
 from tools.setup import SHIPPED_CONFIGURATION, build_image
-from tools.steps import CHECKOUT, StepError, run, say, write_file
+from tools.steps import CHECKOUT, StepError, read_output, run, say, write_file
 
 PREFIX = "/opt/kata"
 VENV = f"{PREFIX}/venv"
@@ -24,6 +24,8 @@ CACHE = "/var/cache/kata-image"
 # What the factory makes while the product is used.
 TEMPLATES = "/run/vc/vm/template"
 UNIT = "/usr/lib/systemd/system/kata-factory.service"
+MANUAL = "/usr/local/share/man/man8/kata-runtime.8"
+COMPLETION = "/usr/share/bash-completion/completions/kata-runtime"
 SHIPPED_UNIT = os.path.join(CHECKOUT, "config", "systemd", "kata-factory.service")
 CONFIGURATION = "/usr/share/defaults/kata-containers/configuration.toml"
 
@@ -54,12 +56,20 @@ def install() -> None:
         write_file(CONFIGURATION, file.read())
     with open(SHIPPED_UNIT, encoding="utf-8") as file:
         write_file(UNIT, file.read().replace("@PROGRAMS@", PROGRAMS))
+    for path, words in ((MANUAL, ["manual"]), (COMPLETION, ["completion", "bash"])):
+        write_file(path, read_output([f"{PROGRAMS}/kata-runtime", *words]))
     say("installed")
 
 
 def write_manifest() -> None:
     """Name all that an installation makes; refuse to take over files of somebody else."""
-    files = [*(f"{PROGRAMS}/{name}" for name in launchers.PROGRAMS), CONFIGURATION, UNIT]
+    files = [
+        *(f"{PROGRAMS}/{name}" for name in launchers.PROGRAMS),
+        CONFIGURATION,
+        UNIT,
+        MANUAL,
+        COMPLETION,
+    ]
     folders = [VENV, SHARE, CACHE]
     if not os.path.exists(MANIFEST):
         foreign = [path for path in (*files, SHARE) if os.path.lexists(path)]

@@ -48,6 +48,14 @@ def run(command: list[str], *, env: dict[str, str] | None = None, cwd: str = CHE
         )
 
 
+def read_output(command: list[str]) -> str:
+    """Return what a command prints.  Raises StepError when it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise StepError(f"{' '.join(command)}: exit code {done.returncode}")
+    return done.stdout
+
+
 def content_key(paths: Iterable[str], *words: str) -> str:
     """Return a hash over files (folders with all below), their names, and some words."""
     digest = hashlib.sha256("\0".join(words).encode())

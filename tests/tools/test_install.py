@@ -21,6 +21,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "CACHE": "cache",
         "TEMPLATES": "templates",
         "UNIT": "systemd/kata-factory.service",
+        "MANUAL": "man/kata-runtime.8",
+        "COMPLETION": "completions/kata-runtime",
         "CONFIGURATION": "defaults/kata/configuration.toml",
     }
     for name, path in paths.items():

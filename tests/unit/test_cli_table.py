@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import pytest
 
 from kata.base.errors import Code, KataError
 from kata.base.processes import read_start_time
+from kata.cli.manual import render_completion, render_manual
 from kata.cli.oci.create import check_user
 from kata.cli.oci.events import parse_duration
 from kata.cli.oci.kill import parse_signal
@@ -94,6 +96,35 @@ def test_durations() -> None:
     for bad in ("0s", "-1s", "5", "s", "1d"):
         with pytest.raises(KataError):
             parse_duration(bad)
+
+
+def complete(*words: str) -> set[str]:
+    """Return what bash offers for the last word."""
+    script = f"""{render_completion()}
+COMP_WORDS=(kata-runtime "$@"); COMP_CWORD=$#; _kata_runtime; printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    argv = ["bash", "-c", script, "bash", *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+def test_bash_completes_verbs_and_flags() -> None:
+    assert complete("st") == {"start", "state"}
+    assert complete("--log-") == {"--log-format"}
+    assert complete("--root", "/x", "exec", "--pid") == {"--pid-file"}
+    assert complete("factory", "--j") == {"--json"}
+
+
+def test_the_manual_has_every_verb_and_flag() -> None:
+    text = "\n".join(render_manual()).replace("\\-", "-")
+    for verb in VERBS:
+        assert f".SS {verb.name}\n" in text
+        assert all(f"--{flag.name}" in text for flag in verb.flags)
+    if shutil.which("groff"):
+        argv = ["groff", "-man", "-Tutf8", "-ww", "-z"]
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
 
 
 def test_only_root_makes_containers(monkeypatch: pytest.MonkeyPatch) -> None:

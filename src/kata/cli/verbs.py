@@ -209,5 +209,7 @@ VERBS = (
         (_JSON,),
         oci=False,
     ),
+    Verb("manual", "kata.cli.manual", "", 0, 0, "print the manual page", oci=False),
+    Verb("completion", "kata.cli.manual", "bash", 1, 1, "print a shell's completion", oci=False),
     Verb("version", "kata.cli.version", "", 0, 0, "print the version", oci=False),
 )
