@@ -44,6 +44,7 @@ def run():
     console = os.open("/dev/console", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(console, number)
+    syscalls.mount("proc", "/proc", "proc")  # which says whether the kernel has modules
     modules = Modules()
     modules.load_boot()
     modules.load("virtiofs")
@@ -60,6 +61,8 @@ def run():
 
 try:
     run()
+except BaseException as error:
+    print(repr(error), flush=True)
 finally:
     syscalls.reboot(syscalls.RB_POWER_OFF)
 """

@@ -74,6 +74,18 @@ def test_hooks_that_cannot_run(
     assert name not in runtime.list_names()
 
 
+def test_the_containers_own_hook_runs_in_it(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    made = {"destination": "/made", "source": str(tmp_path), "options": ["rbind", "rw"]}
+    bundle.spec["mounts"].append({**made, "type": "bind"})
+    own = {"path": "/bin/sh", "args": ["sh", "-c", "uname -r > /made/release"]}
+    bundle.spec["hooks"] = {"startContainer": [own], "createContainer": [hook("true")]}
+    bundle.run("uname", "-r")
+    done = runtime.call("run", "-b", str(bundle.folder), name)
+    assert (tmp_path / "release").read_text() == done.stdout
+
+
 def test_later_hooks_that_fail_are_told_and_change_nothing(
     runtime: Runtime, bundle: Bundle, name: str
 ) -> None:

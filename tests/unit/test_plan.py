@@ -116,6 +116,14 @@ def test_what_is_the_hosts_is_left_out() -> None:
     assert "hooks" not in planned.spec
 
 
+def test_the_containers_own_hooks_are_kept() -> None:
+    own, others = [{"path": "/bin/true"}], [{"path": "/host"}]
+    hooks = {"startContainer": own, "createContainer": others, "poststop": []}
+    planned = plan(changed(hooks=hooks))
+    assert planned.spec["hooks"] == {"startContainer": own}
+    assert planned.warnings[-1].startswith("hooks left out: createContainer: ")
+
+
 def test_what_is_lost_is_told() -> None:
     assert [warning.split()[0] for warning in plan(SPEC).warnings] == ["seccomp", "hooks"]
     kept = plan(SPEC, seccomp=True)

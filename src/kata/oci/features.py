@@ -20,7 +20,7 @@ def describe_features() -> dict[str, Any]:
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
-        "hooks": [],
+        "hooks": ["startContainer"],
         "mountOptions": sorted({*mountoptions.list_names(), "idmap", "ridmap", "rro"}),
         "linux": {
             "namespaces": list(_NAMESPACES),

@@ -11,11 +11,10 @@ if TYPE_CHECKING:
     from kata.cli.settings import Settings
     from kata.cli.table import Options, Verb
 
-# Those of the host are this program's; those of the guest its agent's.
+# Those of the host are this program's, startContainer the guest's.
 _HOOKS = (
     "prestart",
     "createRuntime",
-    "createContainer",
     "startContainer",
     "poststart",
     "poststop",

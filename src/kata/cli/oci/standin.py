@@ -22,11 +22,14 @@ _NOT_CAUGHT = {_SIGCHLD, _SIGKILL, _SIGSTOP, 32, 33}
 _STREAMS = (0, 1, 2)
 _LOST = 137
 _TIOCSCTTY = 0x540E
+_ANY_FD = 1 << 20
 
 
 def main(listener_fd: int, leash: int, terminal: bool) -> int:
     """Stand for a process until it has ended; returns its exit status."""
     posix.setsid()
+    posix.chdir("/")
+    posix.closerange(max(listener_fd, leash) + 1, _ANY_FD)  # what an engine has left open
     wake, wake_write = posix.pipe()
     posix.set_blocking(wake_write, False)
     for signum in range(1, _signal.NSIG):

@@ -181,9 +181,21 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
     linux.pop("mountLabel", None)
     linux.pop("intelRdt", None)
     strip_labels(guest["process"])
-    if guest.pop("hooks", None):
-        warnings.append("hooks left out: they are not supported yet")
+    warnings += _keep_hooks(guest)
     return ContainerPlan(guest, mounts, disks, shared_pids, tuple(warnings))
+
+
+def _keep_hooks(guest: dict[str, Any]) -> list[str]:
+    """Leave the hooks whose programs are the container's; returns what to warn of.
+
+    The others' programs are the host's, for the engine to run.
+    """
+    hooks = {kind: hooks for kind, hooks in (guest.pop("hooks", None) or {}).items() if hooks}
+    if "startContainer" in hooks:
+        guest["hooks"] = {"startContainer": hooks.pop("startContainer")}
+    if not hooks:
+        return []
+    return [f"hooks left out: {', '.join(hooks)}: their programs are not in the guest"]
 
 
 def find_memory_folder(config: Config) -> str:
