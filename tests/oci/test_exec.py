@@ -137,6 +137,13 @@ def test_events(shared_runtime: Runtime, shared: str) -> None:
     assert (done.returncode, "must be greater than 0" in done.stderr) == (1, True)
 
 
+def test_logs_of_all_parts(shared_runtime: Runtime, shared: str) -> None:
+    lines = shared_runtime.call("logs", shared).stdout.splitlines()
+    assert {"agent", "shim"} <= {line.split()[0] for line in lines}
+    times = [line.split('time="')[1] for line in lines if 'time="' in line]
+    assert times == sorted(times)
+
+
 def test_update(runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path) -> None:
     runtime.create(bundle.run("sleep", "1000"), name)
     runtime.call("start", name)

@@ -75,10 +75,10 @@ class Trace:
             os.close(fd)
 
 
-def read_trace(sandbox_id: str, root: str) -> list[Step]:
-    """Return a running sandbox's steps in the order of their beginning.
+def find_sandbox_folder(sandbox_id: str, root: str) -> str:
+    """Return the state folder of a running sandbox.
 
-    ``root`` is where the state folders are.  The start of an id will do.  Raises NOT_FOUND, or
+    ``root`` is where these folders are.  The start of an id will do.  Raises NOT_FOUND, or
     INVALID_ARGUMENT when several have it.
     """
     try:
@@ -92,11 +92,24 @@ def read_trace(sandbox_id: str, root: str) -> list[Step]:
         raise KataError(
             f"find sandbox {sandbox_id}: {', '.join(chosen)} begin with it", Code.INVALID_ARGUMENT
         )
+    if not chosen:
+        raise _missing(sandbox_id)
+    return f"{root}/{chosen[0]}"
+
+
+def read_trace(sandbox_id: str, root: str) -> list[Step]:
+    """Return a running sandbox's steps in the order of their beginning.
+
+    See ``find_sandbox_folder`` for what is taken and raised.
+    """
+    folder = find_sandbox_folder(sandbox_id, root)
     try:
-        with open(f"{root}/{chosen[0]}/{NAME}") as file:
+        with open(f"{folder}/{NAME}") as file:
             steps = [Step(**json.loads(line)) for line in file]
-    except (IndexError, FileNotFoundError):
-        raise KataError(
-            f"find sandbox {sandbox_id}: no such sandbox runs", Code.NOT_FOUND
-        ) from None
+    except FileNotFoundError:
+        raise _missing(sandbox_id) from None
     return sorted(steps, key=lambda step: (step.began, -step.ended))
+
+
+def _missing(sandbox_id: str) -> KataError:
+    return KataError(f"find sandbox {sandbox_id}: no such sandbox runs", Code.NOT_FOUND)

@@ -190,6 +190,16 @@ VERBS = (
         oci=False,
     ),
     Verb(
+        "logs",
+        "kata.cli.logs",
+        "<id>",
+        1,
+        1,
+        "show what the parts of a sandbox have said, in the order of time",
+        mixed=True,
+        oci=False,
+    ),
+    Verb(
         "check",
         "kata.cli.check",
         "",
