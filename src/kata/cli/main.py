@@ -35,9 +35,7 @@ def main() -> int:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 1
     if given.has("version"):
-        from kata.cli.version import run
-
-        return run(VERBS[-1], settings, given)
+        given.words = ["version"]
     if given.has("help") or not given.words or given.words[0] in ("help", "h"):
         return _help(given.words[1:])
     name, *words = given.words
