@@ -15,7 +15,7 @@ from bench.bed import Bed
 from bench.samples import Figure, compare, time_call, time_pairs
 from tests.support.factory import wait_for_spares
 from tests.support.netns import Netns
-from tests.support.runtime import PROGRAM, Bundle, Runtime, unpack_busybox
+from tests.support.runtime import PROGRAM, Bundle, Runtime, unmount_below, unpack_busybox
 from tools.busybox_image import busybox_layer
 
 _IMAGE = "localhost/busybox"
@@ -81,7 +81,7 @@ def _podman(
     try:
         yield call, str(wrapper)
     finally:
-        subprocess.run(["umount", "-l", f"{folder}/podman/overlay"], check=False)
+        unmount_below(str(folder / "podman"))
         netns.delete()
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.containerd import Containerd
 from tests.support.factory import end_factory
 from tests.support.leaks import assert_nothing_new, take_inventory
 from tests.support.netns import Netns
-from tests.support.runtime import PROGRAM, run_engine
+from tests.support.runtime import PROGRAM, run_engine, unmount_below
 from tools.busybox_image import busybox_layer
 from tools.setup import CONFIGURATION
 
@@ -105,12 +106,15 @@ def podman(clean: None, netns: Netns, layer: str, wrapper: str) -> Iterator[Engi
 
 @pytest.fixture(scope="module")
 def dockerd(clean: None, netns: Netns, wrapper: str) -> Iterator[Dockerd]:
-    """Debian's Docker: a daemon of its own."""
+    """Debian's Docker: a daemon of its own, and as there a containerd that is not its child."""
     with tempfile.TemporaryDirectory(prefix="kata-docker-") as folder:
-        daemon = Dockerd(netns, Path(folder), wrapper)
+        containerd = Containerd(Path(folder))
+        containerd.start()
+        daemon = Dockerd(netns, Path(folder), wrapper, containerd.address)
         daemon.start()
         yield daemon
         daemon.stop()
+        containerd.stop()
         unmount_below(folder)
 
 
@@ -127,37 +131,38 @@ def docker(dockerd: Dockerd, netns: Netns, layer: str) -> Iterator[Engine]:
 class Dockerd:
     """The daemon."""
 
-    def __init__(self, netns: Netns, folder: Path, runtime: str) -> None:
+    def __init__(self, netns: Netns, folder: Path, runtime: str, containerd: str) -> None:
         self._folder = folder
         self.address = f"unix://{folder}/sock"
         self._argv = [
             *("nsenter", f"--net={netns.path}", "--", "dockerd"),
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
             *("--pidfile", f"{folder}/pid", "--host", self.address),
+            *("--containerd", containerd),
             *("--add-runtime", f"kata={runtime}", "--default-runtime", "kata"),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        with open(self._folder / "log", "ab") as log:
+        with open(self._folder / "dockerd.log", "ab") as log:
             self._process = subprocess.Popen(
                 self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + _START_S
         while run_engine(["docker", "--host", self.address, "version"], check=False).returncode:
-            assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
+            assert self._process.poll() is None, (self._folder / "dockerd.log").read_text()[-2000:]
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """Kill it; its containerd and the containers' shims go on."""
+        """Kill it; containerd and the containers' shims go on."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(30)
 
     def stop(self) -> None:
-        """Stop it, with its containerd."""
+        """Stop it."""
         assert self._process is not None
         self._process.terminate()
         self._process.wait(30)
@@ -177,10 +182,3 @@ def list_sandboxes() -> list[str]:
 
 def _list_containers() -> set[str]:
     return {f"container {entry}" for entry in _ROOT.iterdir()} if _ROOT.exists() else set()
-
-
-def unmount_below(folder: str) -> None:
-    """Give up what an engine has mounted for itself."""
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in sorted((p for p in points if p.startswith(folder)), reverse=True):
-        subprocess.run(["umount", "-l", point], check=True)

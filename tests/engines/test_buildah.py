@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engines.conftest import Engine, unmount_below
+from tests.engines.conftest import Engine
 from tests.support.netns import Netns
+from tests.support.runtime import unmount_below
 
 pytestmark = pytest.mark.e2e
 
