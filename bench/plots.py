@@ -72,7 +72,8 @@ def draw(title: str, unit: str, figures: list[dict[str, Any]], path: Path) -> No
     axes.set_xlim(left=0)
     axes.set_xlabel(unit or "times")
     is_judged = any(figure["limit"] or figure["least"] for figure in figures)
-    axes.set_title(f"{title} (red: what is asked)" if is_judged else title)
+    # Of the whole picture: the names beside the axes take half of it.
+    picture.suptitle(f"{title} (red: what is asked)" if is_judged else title)
     picture.savefig(path, dpi=90)
     pyplot.close(picture)
 
