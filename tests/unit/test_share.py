@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,30 @@ def test_skeleton_goes_after_its_mounts(share: Path) -> None:
     layout.unmount_below(str(share))
     layout.remove_skeleton(str(share))
     assert not share.exists()
+
+
+def test_two_may_take_down_the_same_at_the_same_time(tmp_path: Path, volume: Path) -> None:
+    base = tmp_path / "share"
+    for number in range(100):
+        bind(volume, f"{base}/{number}/deep/folder")
+    failures: list[BaseException] = []
+    start = threading.Barrier(2)
+
+    def take_down() -> None:
+        start.wait()
+        try:
+            layout.unmount_below(str(base))
+            layout.remove_skeleton(str(base))
+        except BaseException as error:  # noqa: BLE001  # what the test is about
+            failures.append(error)
+
+    threads = [threading.Thread(target=take_down) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert not base.exists()
 
 
 def test_files_with_content_are_not_skeleton(share: Path) -> None:

@@ -91,16 +91,24 @@ def bind_into_share(tree_fd: int, target: str, *, read_only: bool, recursive: bo
 
 
 def unmount_below(folder: str) -> None:
-    """Unmount everything at and beneath ``folder``, the last mounted first."""
+    """Unmount everything at and beneath ``folder``, the last mounted first.
+
+    Others may do the same meanwhile.
+    """
     for point in mountinfo.find_mounts_below(folder):
-        syscalls.umount(point, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+        try:
+            syscalls.umount(point, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+        except OSError:
+            if point in mountinfo.find_mounts_below(folder):
+                raise
 
 
 def remove_skeleton(folder: str) -> None:
     """Remove the empty folders and empty files that served as mount points, and nothing else.
 
     Never descends where something is still mounted; raises FAILED_PRECONDITION instead, so that a
-    volume's data cannot be deleted through a mount that was left.
+    volume's data cannot be deleted through a mount that was left.  Others may remove parts of it
+    meanwhile: a container ends while its sandbox does.
     """
     if not os.path.isdir(folder):
         return
@@ -109,9 +117,18 @@ def remove_skeleton(folder: str) -> None:
         raise KataError(f"remove {folder}: {live[0]} is still mounted", Code.FAILED_PRECONDITION)
     for parent, folders, files in os.walk(folder, topdown=False):
         for name in files:
-            path = os.path.join(parent, name)
-            if os.lstat(path).st_size == 0:
-                os.unlink(path)
+            _remove_empty(os.path.join(parent, name))
         for name in folders:
-            os.rmdir(os.path.join(parent, name))
-    os.rmdir(folder)
+            _remove_empty(os.path.join(parent, name))
+    _remove_empty(folder)
+
+
+def _remove_empty(path: str) -> None:
+    try:
+        status = os.lstat(path)
+        if stat.S_ISDIR(status.st_mode):
+            os.rmdir(path)
+        elif status.st_size == 0:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass  # somebody was faster
