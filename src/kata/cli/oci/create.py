@@ -34,11 +34,11 @@ _STDIO = "standin:"
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Create a container and leave."""
     check_user(options.words[0])
-    _, spec = bundles.load_bundle(options.text("bundle"))
-    console_socket = check_console(spec, options.text("console-socket"), detached=True)
     creation = Creation(settings, options)
+    process = creation.process
+    console_socket = check_console(process, options.text("console-socket"), detached=True)
     try:
-        console = Console(_console_size(spec)) if console_socket else None
+        console = Console(_console_size(process)) if console_socket else None
         creation.make(console)
         if console is not None and console_socket is not None:
             console.send_master(console_socket)
@@ -64,6 +64,12 @@ class Creation:
         self._undo: list[Callable[[], object]] = []
         check_descriptors(options)
         check_pid_file(self._pid_file)
+
+    @property
+    def process(self) -> dict[str, Any]:
+        """Return the specification's process."""
+        process: dict[str, Any] = self._spec["process"]
+        return process
 
     def make(self, console: Console | None) -> Leash:
         """Make it; returns its stand-in.  On failure the caller undoes what was made."""
@@ -153,16 +159,14 @@ class Creation:
         if record.sandbox == self.id:
             self._undo.append(lambda: clean_up(root, self.id, self._folder))
             start_shim(root, self.id, self._folder, self._settings.config_path)
-        task = Task(root, record.sandbox, self.id)
-        try:
-            task.create(self._folder, f"{_STDIO}{record.link}", terminal=terminal)
-            self._undo.append(lambda: _delete_task(root, record))
-        except KataError:
-            if record.sandbox == self.id:
-                task.shut_down()
-            raise
-        finally:
-            task.close()
+        with Task(root, record.sandbox, self.id) as task:
+            try:
+                task.create(self._folder, f"{_STDIO}{record.link}", terminal=terminal)
+                self._undo.append(lambda: _delete_task(root, record))
+            except KataError:
+                if record.sandbox == self.id:
+                    task.shut_down()
+                raise
 
 
 def check_user(container_id: str) -> None:
@@ -174,12 +178,12 @@ def check_user(container_id: str) -> None:
         )
 
 
-def check_console(spec: dict[str, Any], path: str, *, detached: bool) -> socket.socket | None:
+def check_console(process: dict[str, Any], path: str, *, detached: bool) -> socket.socket | None:
     """Return the connection that the terminal goes to, if there is one.
 
     Raises KataError in runc's words when there is one and should not be, or the other way round.
     """
-    terminal = bool(spec["process"].get("terminal"))
+    terminal = bool(process.get("terminal"))
     if detached and terminal and not path:
         raise KataError(
             "cannot allocate tty if runc will detach without setting console socket",
@@ -222,15 +226,12 @@ def write_pid_file(path: str, pid: int) -> None:
 
 
 def _delete_task(root: str, record: Record) -> None:
-    task = Task(root, record.sandbox, record.id)
-    try:
+    with Task(root, record.sandbox, record.id) as task:
         task.delete()
-    finally:
-        task.close()
 
 
-def _console_size(spec: dict[str, Any]) -> tuple[int, int]:
-    size = spec["process"].get("consoleSize") or {}
+def _console_size(process: dict[str, Any]) -> tuple[int, int]:
+    size = process.get("consoleSize") or {}
     return int(size.get("height") or 0), int(size.get("width") or 0)
 
 

@@ -7,12 +7,9 @@ import signal
 from kata.base.cgroups import remove_folders
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.processes import end_process
-from kata.cli.oci.bundle import host_hooks
-from kata.cli.oci.hooks import run_hooks
+from kata.cli.oci.hooks import run_late_hooks
 from kata.cli.oci.record import folder_of, load_record, remove_folder
-from kata.cli.oci.state import describe_state
 from kata.cli.oci.task import Task, clean_up
-from kata.oci.bundle import load_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +49,7 @@ def delete(settings: Settings, record: Record, *, force: bool) -> None:
         end_process(record.pid, record.start_time)
     remove_folders(record.cgroups)
     remove_folder(record.folder)
-    _run_poststop(settings, record)
+    run_late_hooks(settings, record, "poststop", "stopped")
 
 
 def _delete_task(settings: Settings, record: Record, *, kills: bool) -> None:
@@ -63,25 +60,14 @@ def _delete_task(settings: Settings, record: Record, *, kills: bool) -> None:
         if record.sandbox == record.id:
             clean_up(settings.root, record.id, record.folder)
         return
-    try:
-        if kills:
-            task.kill(signal.SIGKILL)
-            task.wait()
-        task.delete()
-    except KataError as error:
-        if error.code not in (Code.NOT_FOUND, Code.UNAVAILABLE):
-            raise
-        settings.warn(f"delete {record.id}: {describe_error(error)}")
-        task.shut_down()
-    finally:
-        task.close()
-
-
-def _run_poststop(settings: Settings, record: Record) -> None:
-    """Run its hooks; one that fails is told and changes nothing (runtime.md, "Lifecycle")."""
-    try:
-        hooks = host_hooks(load_spec(record.bundle), ("poststop",))
-        run_hooks(hooks, describe_state(record, "stopped"))
-    except KataError as error:
-        if error.code != Code.NOT_FOUND:  # the bundle may be gone
-            settings.warn(f"poststop of {record.id}: {describe_error(error)}")
+    with task:
+        try:
+            if kills:
+                task.kill(signal.SIGKILL)
+                task.wait()
+            task.delete()
+        except KataError as error:
+            if error.code not in (Code.NOT_FOUND, Code.UNAVAILABLE):
+                raise
+            settings.warn(f"delete {record.id}: {describe_error(error)}")
+            task.shut_down()

@@ -29,16 +29,13 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
     record = load_record(settings.root, options.words[0])
     if record.status in ("stopped", "creating"):
         raise KataError(f"container with id {record.id} is not running", Code.FAILED_PRECONDITION)
-    task = Task(settings.root, record.sandbox, record.id)
-    try:
+    with Task(settings.root, record.sandbox, record.id) as task:
         _print(record, task)
         while not options.has("stats"):
             time.sleep(interval_s)
             if record.status == "stopped":
                 break
             _print(record, task)
-    finally:
-        task.close()
     return 0
 
 

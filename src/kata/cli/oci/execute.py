@@ -149,8 +149,7 @@ def _start(
 ) -> Leash:
     exec_id = f"exec-{os.urandom(_ID_BYTES).hex()}"
     link = f"{record.folder}/{exec_id}"
-    task = Task(settings.root, record.sandbox, record.id)
-    try:
+    with Task(settings.root, record.sandbox, record.id) as task:
         stand_in = start_stand_in(link, None, console)
         try:
             document = json.dumps(process).encode()
@@ -162,8 +161,6 @@ def _start(
             raise
         finally:
             os.unlink(link)
-    finally:
-        task.close()
     stand_in.let_go()
     if console is not None:
         console.give_slave()

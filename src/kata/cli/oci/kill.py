@@ -27,15 +27,13 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
             return 0
         raise KataError("container not running", Code.FAILED_PRECONDITION)
     if signum:
-        task = Task(settings.root, record.sandbox, record.id)
         try:
-            task.kill(signum, everything=options.has("all"))
+            with Task(settings.root, record.sandbox, record.id) as task:
+                task.kill(signum, everything=options.has("all"))
         except KataError as error:
             if error.code == Code.NOT_FOUND:
                 raise KataError("container not running", Code.FAILED_PRECONDITION) from error
             raise
-        finally:
-            task.close()
     return 0
 
 

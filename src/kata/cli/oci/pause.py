@@ -21,14 +21,11 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
         raise KataError(f"container not running or created: {status}", Code.FAILED_PRECONDITION)
     if not pauses and status != "paused":
         raise KataError("container not paused", Code.FAILED_PRECONDITION)
-    task = Task(settings.root, record.sandbox, record.id)
-    try:
+    with Task(settings.root, record.sandbox, record.id) as task:
         if pauses:
             task.pause()
             record.mark_paused()
         else:
             task.resume()
             record.mark_resumed()
-    finally:
-        task.close()
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kata.cli.oci import bundle as bundles
 from kata.cli.oci.create import Creation, check_console, check_user
 from kata.cli.oci.delete import delete
 from kata.cli.oci.record import load_record
@@ -20,10 +19,10 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Run the container; returns its exit status, or 0 at once where it is detached."""
     check_user(options.words[0])
     detached = options.has("detach")
-    _, spec = bundles.load_bundle(options.text("bundle"))
-    console_socket = check_console(spec, options.text("console-socket"), detached=detached)
     creation = Creation(settings, options)
-    console = Console() if spec["process"].get("terminal") else None
+    process = creation.process
+    console_socket = check_console(process, options.text("console-socket"), detached=detached)
+    console = Console() if process.get("terminal") else None
     try:
         stand_in = creation.make(console)
         if console is not None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from kata.base.errors import Code, KataError, describe_error
-from kata.cli.oci.bundle import host_hooks
-from kata.cli.oci.hooks import run_hooks
+from kata.base.errors import Code, KataError
+from kata.cli.oci.hooks import run_late_hooks
 from kata.cli.oci.record import load_record
-from kata.cli.oci.state import describe_state
 from kata.cli.oci.task import Task
-from kata.oci.bundle import load_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,20 +32,8 @@ def start(settings: Settings, record: Record) -> None:
     if status != "created":
         reason = _REFUSED.get(status, f"cannot start a container in the {status} state")
         raise KataError(reason, Code.FAILED_PRECONDITION)
-    task = Task(settings.root, record.sandbox, record.id)
-    # Before: a process that ends at once must not be found as one that never started.
-    record.mark_started()
-    try:
+    with Task(settings.root, record.sandbox, record.id) as task:
+        # Before: a process that ends at once must not be found as one that never started.
+        record.mark_started()
         task.start()
-    finally:
-        task.close()
-    _run_poststart(settings, record)
-
-
-def _run_poststart(settings: Settings, record: Record) -> None:
-    """Run its hooks; one that fails is told and changes nothing (runtime.md, "Lifecycle")."""
-    try:
-        hooks = host_hooks(load_spec(record.bundle), ("poststart",))
-        run_hooks(hooks, describe_state(record, "running"))
-    except KataError as error:
-        settings.warn(f"poststart of {record.id}: {describe_error(error)}")
+    run_late_hooks(settings, record, "poststart", "running")

@@ -20,7 +20,6 @@ _PYTHON = "/usr/bin/python3"
 _PROGRAM = os.path.join(os.path.dirname(__file__), "standin.py")
 # Numbers of the stand-in's descriptors, after its streams.
 _LISTENER, _LEASH = 3, 4
-_RAW = 0  # index of the flags in what termios returns
 _BACKLOG = 1
 
 

@@ -117,6 +117,12 @@ class Task:
             if error.code != Code.UNAVAILABLE:  # it has ended before it could answer
                 raise
 
+    def __enter__(self) -> Task:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Hang up."""
         self._client.close()

@@ -39,11 +39,8 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
     resources = _load(path) if path else plan_resources(options)
     if record.status in ("stopped", "creating"):
         raise KataError("container not running", Code.FAILED_PRECONDITION)
-    task = Task(settings.root, record.sandbox, record.id)
-    try:
+    with Task(settings.root, record.sandbox, record.id) as task:
         task.update(json.dumps(resources).encode())
-    finally:
-        task.close()
     return 0
 
 

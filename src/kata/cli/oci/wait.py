@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-from kata.cli.oci.proxy import pass_terminal
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kata.cli.oci.streams import Console, Leash
@@ -34,6 +32,8 @@ def wait_for(stand_in: Leash, console: Console | None) -> int:
     for signum in _PASSED:
         signal.signal(signum, pass_on)
     if console is not None:
+        from kata.cli.oci.proxy import pass_terminal
+
         pass_terminal(console)
         console.close()
     return stand_in.wait()
