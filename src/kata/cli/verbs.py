@@ -200,6 +200,16 @@ VERBS = (
         oci=False,
     ),
     Verb(
+        "metrics",
+        "kata.cli.metrics",
+        "<id>",
+        1,
+        1,
+        "print a sandbox's metrics, as Prometheus reads them",
+        mixed=True,
+        oci=False,
+    ),
+    Verb(
         "check",
         "kata.cli.check",
         "",

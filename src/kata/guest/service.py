@@ -38,6 +38,7 @@ class AgentService:
     def __init__(self, sandbox: Sandbox, guest: Guest) -> None:
         self._sandbox = sandbox
         self._guest = guest
+        self._metrics_asked = 0
 
     def methods(self) -> dict[str, Method]:
         """Return the service's table."""
@@ -199,7 +200,8 @@ class AgentService:
     def _get_metrics(self, _: pb.GetMetricsRequest) -> Message:
         from kata.guest import metrics
 
-        return pb.Metrics(metrics=metrics.render())
+        self._metrics_asked += 1
+        return pb.Metrics(metrics=metrics.render(self._metrics_asked))
 
     def _copy_file(self, request: pb.CopyFileRequest) -> Message:
         from kata.guest import copyfile
