@@ -62,7 +62,7 @@ class Sandbox:
     ) -> None:
         """``spare`` becomes this sandbox's, whether it uses it or not."""
         self.id = sandbox_id
-        self._config = config
+        self.config = config
         self.pod = pod
         self._spare = spare
         self._had_spare = spare is not None
@@ -112,20 +112,20 @@ class Sandbox:
         self._record.create(owner, shim)
         self._undo.push("state folder", self._record.remove)
         self.trace.keep_in(self._record.folder)
-        accelerator = choose_accelerator(self._config.hypervisor.accel, ROOT)
+        accelerator = choose_accelerator(self.config.hypervisor.accel, ROOT)
         if accelerator.reason:
             self._log.warning("no KVM, the machine is emulated", reason=accelerator.reason)
         cid = vsock.choose_cid() if self._wants_vsock() else None
         with self.trace.step("connect network"):
             network = self._connect_network()
-        free_mib = find_free_mib(plan.find_memory_folder(self._config))
-        size = plan_size(self._config.hypervisor, self.pod.limits, free_mib)
-        check_spares(self._config.factory.vm_cache_number, size.memory_mib + OVERHEAD_MIB)
-        spec = plan.plan_vm(self.id, self._config, size, accelerator.name, cid)
+        free_mib = find_free_mib(plan.find_memory_folder(self.config))
+        size = plan_size(self.config.hypervisor, self.pod.limits, free_mib)
+        check_spares(self.config.factory.vm_cache_number, size.memory_mib + OVERHEAD_MIB)
+        spec = plan.plan_vm(self.id, self.config, size, accelerator.name, cid)
         self._spec = replace(spec, netns_path=self.pod.netns_path if network else "")
         self._undo.push("shared folder", self._remove_share)
         spawner = self._enter_cgroup(size)
-        context = MachineContext(self._config, self._log, spawner, self._record, self.trace)
+        context = MachineContext(self.config, self._log, spawner, self._record, self.trace)
         with self.trace.step("start machine"):
             if not self._use_spare(context):
                 layout.prepare_shared_folder(self._shared)
@@ -155,7 +155,7 @@ class Sandbox:
             try:
                 view.run(
                     lambda: tell_factory(
-                        self._config,
+                        self.config,
                         self._spec,
                         hint,
                         is_copy=machine.is_copy,
@@ -178,7 +178,7 @@ class Sandbox:
             sandbox_id=self.id, hostname=self.pod.hostname[:64]
         )
         request.kernel_modules.extend(
-            _kernel_module(entry) for entry in self._config.agent.kernel_modules
+            _kernel_module(entry) for entry in self.config.agent.kernel_modules
         )
         request.storages.append(plan.plan_share_storage())
         with self.trace.step("set up guest"):
@@ -232,7 +232,7 @@ class Sandbox:
     def rules(self) -> plan.GuestRules:
         """Return what every container's spec has to follow."""
         return plan.GuestRules(
-            seccomp=not self._config.runtime.disable_guest_seccomp, sysctls=self.pod.sysctls
+            seccomp=not self.config.runtime.disable_guest_seccomp, sysctls=self.pod.sysctls
         )
 
     def pid(self) -> int:
@@ -293,7 +293,7 @@ class Sandbox:
 
     def _enter_cgroup(self, size: Size) -> Spawner:
         """Return what starts the sandbox's processes in its cgroup, as far as they may be there."""
-        whole = self._config.runtime.sandbox_cgroup_only
+        whole = self.config.runtime.sandbox_cgroup_only
         planned = cgroup.plan_cgroup(
             self.pod.cgroup_path,
             cgroups.find_hierarchies(list_mounts()),
@@ -322,7 +322,7 @@ class Sandbox:
         spare, self._spare = self._spare, None
         if spare is None:
             return False
-        if not spare.fits(self._config, self._spec):
+        if not spare.fits(self.config, self._spec):
             self._log.info("warm machine not used", reason="it is of another kind")
             spare.close_aside()
             return False
@@ -342,7 +342,7 @@ class Sandbox:
             raise KataError(f"start sandbox {self.id}: it is not wanted any more", Code.ABORTED)
 
     def _connect_network(self) -> SandboxNetwork | None:
-        runtime, hypervisor = self._config.runtime, self._config.hypervisor
+        runtime, hypervisor = self.config.runtime, self.config.hypervisor
         if not self.pod.netns_path or runtime.internetworking_model == "none":
             return None
         settings = NetworkSettings(
@@ -370,10 +370,10 @@ class Sandbox:
             self._log.info("machine killed without power-off", error=describe_error(error))
 
     def _wants_vsock(self) -> bool:
-        wanted = self._config.hypervisor.use_vsock
+        wanted = self.config.hypervisor.use_vsock
         if wanted == "auto":
             # Copies of a template are reached by the port that the original had.
-            return vsock.is_available() and not self._config.factory.enable_template
+            return vsock.is_available() and not self.config.factory.enable_template
         return bool(wanted == "true")
 
     def _remove_share(self) -> None:

@@ -217,7 +217,9 @@ class Tasks:
         return container.stats(self._get_sandbox().agent)
 
     def get_container(self, container_id: str) -> Container:
-        """Return a created container; NOT_FOUND without."""
+        """Return a created container; NOT_FOUND without.  An empty id means the guest itself."""
+        if not container_id:
+            return self._creator.get_console(self._get_sandbox())
         with self._lock:
             container = self._containers.get(container_id)
         if container is None:
