@@ -104,7 +104,7 @@ class Agent:
         from kata.guest.service import AgentService
 
         self._guest.wait_ready()
-        return AgentService(self.sandbox(), self._guest).methods()
+        return AgentService(self.sandbox(), self._guest, self._reaper).methods()
 
     def _template_methods(self) -> dict[str, Method]:
         from kata.guest.template import Template

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kata.guest.container import Container
     from kata.guest.guest import Guest
     from kata.guest.process import Process
+    from kata.guest.reaper import Reaper
     from kata.guest.sandbox import Sandbox
     from kata.rpc.server import Method
 
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 class AgentService:
     """Answer the host's requests on one sandbox."""
 
-    def __init__(self, sandbox: Sandbox, guest: Guest) -> None:
+    def __init__(self, sandbox: Sandbox, guest: Guest, reaper: Reaper) -> None:
         self._sandbox = sandbox
         self._guest = guest
+        self._reaper = reaper
 
     def methods(self) -> dict[str, Method]:
         """Return the service's table."""
@@ -74,6 +76,8 @@ class AgentService:
             "ListInterfaces": (pb.ListInterfacesRequest, self._list_interfaces),
             "ListRoutes": (pb.ListRoutesRequest, self._list_routes),
             "AddARPNeighbors": (pb.AddARPNeighborsRequest, self._add_neighbours),
+            "GetIPTables": (pb.GetIPTablesRequest, self._get_iptables),
+            "SetIPTables": (pb.SetIPTablesRequest, self._set_iptables),
             **{name: (kind, _refuse(name)) for name, kind in _LATER.items()},
         }
 
@@ -262,6 +266,18 @@ class AgentService:
         network.add_neighbours(request.neighbors.ARPNeighbors)
         return Empty()
 
+    def _get_iptables(self, request: pb.GetIPTablesRequest) -> Message:
+        from kata.guest import iptables
+
+        rules = iptables.get_rules(self._reaper, is_ipv6=request.is_ipv6)
+        return pb.GetIPTablesResponse(data=rules)
+
+    def _set_iptables(self, request: pb.SetIPTablesRequest) -> Message:
+        from kata.guest import iptables
+
+        said = iptables.set_rules(self._reaper, request.data, is_ipv6=request.is_ipv6)
+        return pb.SetIPTablesResponse(data=said)
+
     def _container(self, container_id: str) -> Container:
         return self._sandbox.get_container(check_id("container", container_id))
 
@@ -284,8 +300,6 @@ class AgentService:
 _LATER = {
     "RemoveStaleVirtiofsShareMounts": pb.RemoveStaleVirtiofsShareMountsRequest,
     "GetDiagnosticData": pb.GetDiagnosticDataRequest,
-    "GetIPTables": pb.GetIPTablesRequest,
-    "SetIPTables": pb.SetIPTablesRequest,
     "MemAgentMemcgSet": pb.MemAgentMemcgConfig,
     "MemAgentCompactSet": pb.MemAgentCompactConfig,
     "AddSwap": pb.AddSwapRequest,

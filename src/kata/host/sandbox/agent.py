@@ -234,6 +234,26 @@ class Agent:
         request = volumes_pb2.SyncRequest(name=name, entries=entries)
         self._client.call("kata.Volumes/Sync", request, empty_pb2.Empty, _DEFAULT_TIMEOUT_S)
 
+    def get_iptables(self, *, is_ipv6: bool) -> bytes:
+        """Return the rules of the guest's packet filter as iptables-save prints them."""
+        answer = self._client.call(
+            "grpc.AgentService/GetIPTables",
+            agent_pb2.GetIPTablesRequest(is_ipv6=is_ipv6),
+            agent_pb2.GetIPTablesResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+        return answer.data
+
+    def set_iptables(self, rules: bytes, *, is_ipv6: bool) -> bytes:
+        """Replace the tables that ``rules`` names; returns what iptables-restore printed."""
+        answer = self._client.call(
+            "grpc.AgentService/SetIPTables",
+            agent_pb2.SetIPTablesRequest(is_ipv6=is_ipv6, data=rules),
+            agent_pb2.SetIPTablesResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+        return answer.data
+
     def get_metrics(self) -> str:
         """Return the guest's metrics as Prometheus text."""
         answer = self._client.call(
