@@ -1,4 +1,4 @@
-"""What the agent asks of a guest's kernel: the packet filter.
+"""What the agent asks of a guest's kernel: the packet filter, and file systems that grow.
 
 The own kernel is tried where it was built (see tests.e2e.test_guests).
 """
@@ -6,21 +6,27 @@ The own kernel is tried where it was built (see tests.e2e.test_guests).
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kata.base.errors import Code
+from kata.host.hypervisor.spec import BlockDevice
 from kata.host.sandbox.sandbox import Sandbox
 from kata.rpc.client import RpcError
+from kata.rpc.pb import agent_pb2
 from tests.support.configuration import write_configuration
 from tests.support.guests import OWN_KERNEL, OWN_WITH_IMAGE
 from tests.vm.conftest import booted
+from tests.vm.test_machine import wait_for
 
 pytestmark = pytest.mark.vm
 
 GUESTS = ("Debian's kernel", "own kernel")
+VOLUME = "/run/kata-containers/sandbox/volume"
+MIB = 1 << 20
 # What a service mesh sets up.
 RULES = (
     "-A PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080",
@@ -94,3 +100,22 @@ def test_each_extension_has_its_kernel_side(guest: Sandbox, is_ipv6: bool) -> No
     guest.agent.set_iptables(rules.encode(), is_ipv6=is_ipv6)
     found = guest.agent.get_iptables(is_ipv6=is_ipv6).decode()
     assert found.count("\n-A ") == rules.count("\n-A ")
+
+
+def test_a_volume_grows(own_guest: Sandbox, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    subprocess.run(["mkfs.ext4", "-q", disk, "64M"], check=True)
+    os.truncate(disk, 256 * MIB)
+    own_guest.hypervisor.plug_block(BlockDevice("disk0", str(disk), False, False))
+    wait_for(own_guest, "kata_guest_diskstat", "disk", "vda", there=True)
+    storage = agent_pb2.Storage(
+        driver="ephemeral", source="/dev/vda", fstype="ext4", mount_point=VOLUME
+    )
+    own_guest.agent.warm([storage])
+    before = own_guest.agent.measure_volume(VOLUME).usage[0]
+    assert before.total < 64 * MIB
+    with pytest.raises(RpcError, match=f"device has {256 * MIB} bytes"):
+        own_guest.agent.resize_volume(VOLUME, 257 * MIB)
+    for _ in range(2):  # nothing is left to do for the second
+        own_guest.agent.resize_volume(VOLUME, 256 * MIB)
+        assert own_guest.agent.measure_volume(VOLUME).usage[0].total > 200 * MIB

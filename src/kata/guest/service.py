@@ -71,6 +71,7 @@ class AgentService:
             "OnlineCPUMem": (pb.OnlineCPUMemRequest, self._online),
             "MemHotplugByProbe": (pb.MemHotplugByProbeRequest, self._probe_memory),
             "GetVolumeStats": (pb.VolumeStatsRequest, self._get_volume_stats),
+            "ResizeVolume": (pb.ResizeVolumeRequest, self._resize_volume),
             "UpdateInterface": (pb.UpdateInterfaceRequest, self._update_interface),
             "UpdateRoutes": (pb.UpdateRoutesRequest, self._update_routes),
             "ListInterfaces": (pb.ListInterfacesRequest, self._list_interfaces),
@@ -238,7 +239,14 @@ class AgentService:
     def _get_volume_stats(self, request: pb.VolumeStatsRequest) -> Message:
         from kata.guest import volume
 
-        return volume.measure(request.volume_guest_path)
+        return volume.measure(self._sandbox.storages.check_known(request.volume_guest_path))
+
+    def _resize_volume(self, request: pb.ResizeVolumeRequest) -> Message:
+        from kata.guest import volume
+
+        path = self._sandbox.storages.check_known(request.volume_guest_path)
+        volume.resize(path, request.size)
+        return Empty()
 
     def _update_interface(self, request: pb.UpdateInterfaceRequest) -> Message:
         from kata.guest import network
@@ -304,7 +312,6 @@ _LATER = {
     "MemAgentCompactSet": pb.MemAgentCompactConfig,
     "AddSwap": pb.AddSwapRequest,
     "AddSwapPath": pb.AddSwapPathRequest,
-    "ResizeVolume": pb.ResizeVolumeRequest,
     "SetPolicy": pb.SetPolicyRequest,
 }
 

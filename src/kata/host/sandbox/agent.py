@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kata.rpc.client import Call, Client
 from kata.rpc.pb import (
     agent_pb2,
+    csi_pb2,
     empty_pb2,
     forward_pb2,
     health_pb2,
@@ -253,6 +254,22 @@ class Agent:
             _DEFAULT_TIMEOUT_S,
         )
         return answer.data
+
+    def measure_volume(self, guest_path: str) -> csi_pb2.VolumeStatsResponse:
+        """Return how full the file system of a storage is; ``guest_path`` is its mount point."""
+        return self._client.call(
+            "grpc.AgentService/GetVolumeStats",
+            agent_pb2.VolumeStatsRequest(volume_guest_path=guest_path),
+            csi_pb2.VolumeStatsResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+
+    def resize_volume(self, guest_path: str, size: int) -> None:
+        """Grow the file system of a storage, whose device has ``size`` bytes by now."""
+        self._do(
+            "ResizeVolume",
+            agent_pb2.ResizeVolumeRequest(volume_guest_path=guest_path, size=size),
+        )
 
     def get_metrics(self) -> str:
         """Return the guest's metrics as Prometheus text."""
