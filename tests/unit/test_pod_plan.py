@@ -189,6 +189,10 @@ def bind(destination: str, source: str = "/src", *options: str) -> dict[str, Any
     }
 
 
+def no_volume(path: str) -> None:
+    """Nothing is a disk."""
+
+
 def plan(source: Source, *mounts: dict[str, Any]) -> MountPlan:
     return plan_mounts("c1", {"mounts": list(mounts)}, lambda _: source, no_volume)
 
