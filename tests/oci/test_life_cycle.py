@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,26 @@ def test_a_stand_in_is_small_and_in_the_containers_cgroup(
     assert not list(Path("/sys/fs/cgroup").glob(f"*{path}"))
     for folder in Path("/sys/fs/cgroup").glob("*/kata-tests"):
         os.rmdir(folder)
+
+
+def test_kill_all_is_for_every_process(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    """Also with a signal that can be caught; ``kill`` alone reaches the first process."""
+    wait = "while :; do sleep 0.1; done"
+    child = f'trap "echo child >> /made/got; exit" USR1; echo up > /made/up; {wait}'
+    script = f"sh -c '{child}' & trap 'echo first >> /made/got' USR1; {wait}"
+    bundle.spec["mounts"].append(
+        {"destination": "/made", "source": str(tmp_path), "options": ["rbind", "rw"]}
+    )
+    runtime.create(bundle.run("sh", "-c", script), name)
+    runtime.call("start", name)
+    read_file(tmp_path / "up", "up")
+    time.sleep(0.5)  # the first process sets its trap as well
+    runtime.call("kill", name, "USR1")
+    assert read_file(tmp_path / "got", "first").split() == ["first"]
+    runtime.call("kill", "--all", name, "USR1")
+    wait_until(lambda: (tmp_path / "got").read_text().split().count("first") == 2)
+    assert sorted(read_file(tmp_path / "got", "child").split()) == ["child", "first", "first"]
+    refused = runtime.call("kill", "--all", "no-such", "USR1", check=False)
+    assert "container does not exist" in refused.stderr

@@ -47,6 +47,7 @@ class Agent:
             "grpc.Health": health.methods(),
             "grpc.AgentService": self._table,
             "kata.Forward": LateTable(_forward_methods),
+            "kata.Signals": LateTable(self._signals_methods),
             "kata.Volumes": LateTable(_volumes_methods),
             "kata.Template": LateTable(self._template_methods),
         }
@@ -105,6 +106,11 @@ class Agent:
 
         self._guest.wait_ready()
         return AgentService(self.sandbox(), self._guest, self._reaper, self._log).methods()
+
+    def _signals_methods(self) -> dict[str, Method]:
+        from kata.guest.sendall import SendAll
+
+        return SendAll(self.sandbox()).methods()
 
     def _template_methods(self) -> dict[str, Method]:
         from kata.guest.template import Template

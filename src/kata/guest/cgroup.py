@@ -61,6 +61,15 @@ def freeze(path: str, frozen: str) -> None:
         os.close(fd)
 
 
+def list_pids(path: str) -> list[int]:
+    """Return the processes in the cgroup and below it."""
+    pids: list[int] = []
+    for folder, _, _ in os.walk(path):
+        text = files.find(f"{folder}/cgroup.procs") or ""  # one may be removed meanwhile
+        pids += [int(word) for word in text.split()]
+    return pids
+
+
 def kill(path: str) -> None:
     """Kill every process in the cgroup and below it; one that is gone is no error."""
     try:

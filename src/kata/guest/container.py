@@ -159,6 +159,21 @@ class Container:
         else:
             self._kill_by_runtime()
 
+    def signal_all(self, number: int) -> None:
+        """Send a signal to every process; those that start meanwhile may be missed.
+
+        Where there is no cgroup, to the first one.
+        """
+        if not self.cgroup:
+            self._init.signal(number)
+            return
+        signals.check(f"container {self.id}", number)
+        for pid in cgroup.list_pids(self.cgroup):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass  # it has just ended
+
     def pause(self) -> None:
         """Freeze the processes; returns when they stand still."""
         with self._operation:

@@ -54,8 +54,7 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended is no error."""
-        if not 0 <= number <= signals.MAX_SIGNAL:
-            raise KataError(f"signal {self.name}: no signal {number}", Code.INVALID_ARGUMENT)
+        signals.check(self.name, number)
         if self._pidfd < 0:
             return
         try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 
+from kata.base.errors import Code, KataError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +24,12 @@ SIGXFSZ = 25
 SIGPWR = 30
 # The last real-time signal.
 MAX_SIGNAL = 64
+
+
+def check(receiver: str, number: int) -> None:
+    """Raise INVALID_ARGUMENT for the number of no signal."""
+    if not 0 <= number <= MAX_SIGNAL:
+        raise KataError(f"signal {receiver}: no signal {number}", Code.INVALID_ARGUMENT)
 
 
 def block(signals: Iterable[int]) -> None:

@@ -13,6 +13,7 @@ from kata.rpc.pb import (
     forward_pb2,
     health_pb2,
     oci_pb2,
+    signals_pb2,
     template_pb2,
     types_pb2,
     volumes_pb2,
@@ -117,6 +118,11 @@ class Agent:
                 container_id=container_id, exec_id=exec_id, signal=signum
             ),
         )
+
+    def signal_all(self, container_id: str, signum: int) -> None:
+        """Send a signal to all processes of a container."""
+        request = signals_pb2.SendAllRequest(container_id=container_id, signal=signum)
+        self._client.call("kata.Signals/SendAll", request, empty_pb2.Empty, _DEFAULT_TIMEOUT_S)
 
     def wait_process(self, container_id: str, exec_id: str) -> int:
         """Wait for a process to end, for as long as it takes; returns its exit status."""

@@ -32,6 +32,10 @@ class Console(Container):
             raise _refuse("kill")
         super().signal(agent, exec_id, signum)
 
+    def signal_all(self, agent: Agent, signum: int) -> NoReturn:
+        """Refuse: these would be all processes of the machine."""
+        raise _refuse("kill all of")
+
     def stats(self, agent: Agent) -> agent_pb2.StatsContainerResponse:
         """Refuse: what there is to know, metrics tell."""
         raise _refuse("stats of")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,6 +105,14 @@ class Container:
         alive = {State.RUNNING, State.PAUSED} | (set() if exec_id else {State.CREATED})
         process.require("kill", *alive)
         agent.signal_process(self.id, exec_id, signum)
+
+    def signal_all(self, agent: Agent, signum: int) -> None:
+        """Send a signal to all of the container's processes."""
+        if signum == signal.SIGKILL:  # which is for all of them anyway
+            self.signal(agent, "", signum)
+            return
+        self.process.require("kill", State.CREATED, State.RUNNING, State.PAUSED)
+        agent.signal_all(self.id, signum)
 
     def stats(self, agent: Agent) -> agent_pb2.StatsContainerResponse:
         """Return the container's use of resources."""

@@ -48,6 +48,10 @@ class PauseContainer(Container):
         if signum == signal.SIGKILL or signum in _POLITE:
             self.end(_POLITE.get(signal.Signals(signum), _KILLED))
 
+    def signal_all(self, agent: Agent, signum: int) -> None:
+        """Do as ``signal``: pause is all that there is."""
+        self.signal(agent, "", signum)
+
     def end(self, status: int) -> None:
         """Count as ended with ``status``."""
         if self.process.finish(status):

@@ -187,6 +187,10 @@ class Tasks:
         container.get_process(exec_id).require("kill", *alive)
         container.signal(self._get_sandbox().agent, exec_id, signum)
 
+    def kill_all(self, container_id: str, signum: int) -> None:
+        """Send a signal to all processes of a task."""
+        self.get_container(container_id).signal_all(self._get_sandbox().agent, signum)
+
     def pause(self, container_id: str) -> None:
         """Freeze a task."""
         self.get_container(container_id).pause(self._get_sandbox().agent)
