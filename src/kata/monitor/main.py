@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import sys
-import threading
 from contextlib import closing, contextmanager
 
 from kata.base.errors import KataError, describe_error
@@ -60,13 +59,7 @@ def run(options: Options, root: str, stop_fd: int, log: Logger) -> None:
         pages = Pages(discovery, Scraper(log), OwnMetrics())
         with MonitorServer((options.host, options.port), pages, log) as server:
             log.info("monitor ready", host=options.host, port=server.server_port)
-            thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
-            thread.start()
-            try:
-                _follow(discovery, stop_fd)
-            finally:
-                server.shutdown()
-                thread.join()
+            _serve(discovery, server, stop_fd)
 
 
 @contextmanager
@@ -98,12 +91,17 @@ def make_log(options: Options) -> Logger:
     return log
 
 
-def _follow(discovery: Discovery, stop_fd: int) -> None:
+def _serve(discovery: Discovery, server: MonitorServer, stop_fd: int) -> None:
     poll = select.poll()
-    poll.register(discovery.fileno(), select.POLLIN)
-    poll.register(stop_fd, select.POLLIN)
-    while stop_fd not in [fd for fd, _ in poll.poll()]:
+    for fd in (discovery.fileno(), server.fileno(), stop_fd):
+        poll.register(fd, select.POLLIN)
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if stop_fd in ready:
+            return
         discovery.update()
+        if server.fileno() in ready:
+            server.handle_request()
 
 
 if __name__ == "__main__":

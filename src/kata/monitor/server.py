@@ -26,7 +26,12 @@ _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
 class MonitorServer(ThreadingHTTPServer):
-    """Serves pages, a thread a connection."""
+    """Serves pages, a thread a connection.
+
+    Its owner waits until it can be read and calls ``handle_request`` then, which returns at once.
+    """
+
+    timeout = 0
 
     daemon_threads = True
     # Whoever still waits for a hung shim must not hold up the end.
