@@ -148,8 +148,8 @@ def test_use_vsock_takes_booleans_as_upstream_has_them(value: str, expected: str
             "",
         ),
         (
-            "[agent.kata]\ndebug_console_enabled = true",
-            "read 0.toml:2: agent.kata.debug_console_enabled: true is not supported yet",
+            "[hypervisor.qemu]\nvirtio_fs_cache_size = 1024",
+            "read 0.toml:2: hypervisor.qemu.virtio_fs_cache_size: 1024 is not supported yet",
             "",
         ),
         (

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from kata.base.errors import Code, KataError
+from kata.base.exposition import GAUGE, one, render_family
+from kata.base.procmetrics import parse_network
 from kata.guest import metrics, oom, states, stats
 from kata.guest.init import parse_options
 from kata.guest.modules import Modules, parse_list
@@ -101,16 +103,16 @@ def test_out_of_memory_count() -> None:
 
 
 def test_metric_family() -> None:
-    samples = list(metrics.parse_network(NETWORK))[:1]
-    assert metrics.render_family("kata_guest_netdev_stat", "text", samples) == (
+    samples = list(parse_network(NETWORK))[:1]
+    assert render_family(("kata_guest_netdev_stat", GAUGE, "text", samples)) == (
         "# HELP kata_guest_netdev_stat text\n# TYPE kata_guest_netdev_stat gauge\n"
         'kata_guest_netdev_stat{interface="lo",item="recv_bytes"} 100\n'
     )
-    assert metrics.render_family("x", "text", []) == ""
+    assert render_family(("x", GAUGE, "text", [])) == ""
 
 
 def test_metric_numbers_keep_their_digits() -> None:
-    text = metrics.render_family("x", "text", [((), float(12_345_678_901_234))])
+    text = render_family(("x", GAUGE, "text", one(float(12_345_678_901_234))))
     assert text.endswith("x 12345678901234\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -75,6 +76,30 @@ def test_the_initrd_has_nothing_else_of_ours(entries: dict[str, cpio.Entry]) -> 
     ours = {name.split("/")[4] for name in entries if name.startswith("usr/lib/kata/kata/")}
     assert ours - {"__init__.pyc"} <= set(inputs.SHIPPED)
     assert not [name for name in entries if name.endswith(".py")]
+
+
+def test_the_guest_has_a_shell_and_its_commands(
+    entries: dict[str, cpio.Entry], tmp_path: Path
+) -> None:
+    busybox = tmp_path / "busybox"
+    busybox.write_bytes(entries["usr/bin/busybox"].data)
+    busybox.chmod(0o755)
+    done = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+    names = {
+        name.removeprefix("usr/bin/")
+        for name, entry in entries.items()
+        if stat.S_ISLNK(entry.mode) and entry.data == b"busybox"
+    }
+    assert names >= {"sh", "ls", "ps", "cat", "ip", "mount", "dmesg", "top", "vi"}
+    assert names <= set(done.stdout.split())
+
+
+def test_a_link_to_no_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(inputs.DATA_FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "links.txt").write_text("/usr/bin/nothing sh\n")
+    monkeypatch.setattr(inputs, "DATA_FOLDER", str(tmp_path))
+    with pytest.raises(KataError, match=r"links\.txt: /usr/bin/nothing is not in programs\.txt"):
+        inputs.load_recipe()
 
 
 def test_the_size_stays_in_its_limits(image: Path) -> None:

@@ -20,7 +20,7 @@ class Settings:
     def __init__(self, program: str, options: Options) -> None:
         self.program = program
         self.root = os.path.abspath(options.text("root"))
-        self.config_path = options.text("config")
+        self.config_path = options.text("config") and os.path.abspath(options.text("config"))
         self.debug = options.has("debug")
         self.systemd_cgroup = options.has("systemd-cgroup")
         self._log_path = options.text("log")

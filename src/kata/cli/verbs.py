@@ -75,10 +75,10 @@ VERBS = (
     Verb(
         "exec",
         "kata.cli.oci.execute",
-        f"{_ID} <command> [arguments] || -p process.json {_ID}",
+        f"{_ID} <command> [arguments] || -p process.json {_ID} || <sandbox> [-- <command>]",
         1,
         MANY,
-        "run another process in a container",
+        "run another process in a container, or in the guest itself: a shell, or what follows --",
         (
             _CONSOLE,
             Flag(("cwd",), "working directory in the container"),
@@ -95,6 +95,9 @@ VERBS = (
             Flag(("cap", "c"), "add a capability", LIST),
             _PRESERVE,
             Flag(("cgroup",), "a cgroup below the container's", LIST),
+            Flag(
+                ("kata-debug-port",), "accepted for compatibility; the guest needs no port", NUMBER
+            ),
             Flag(("ignore-paused",), "also in a paused container, once it goes on", SWITCH),
         ),
     ),
@@ -196,6 +199,16 @@ VERBS = (
         1,
         1,
         "show what the parts of a sandbox have said, in the order of time",
+        mixed=True,
+        oci=False,
+    ),
+    Verb(
+        "metrics",
+        "kata.cli.metrics",
+        "<id>",
+        1,
+        1,
+        "print a sandbox's metrics, as Prometheus reads them",
         mixed=True,
         oci=False,
     ),

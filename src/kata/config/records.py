@@ -231,8 +231,7 @@ class AgentConfig:
     )
     debug_console_enabled: bool = setting(
         False,
-        "Offer a root shell in the guest to root on the host.",
-        checks.only(False, NOT_YET),
+        "Let root on the host run programs in the guest itself (kata-runtime exec ID).",
     )
 
 

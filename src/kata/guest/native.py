@@ -14,6 +14,7 @@ from kata.base import fdpass
 from kata.base.errors import Code, KataError
 from kata.guest import birth, cgroup, entry, limits, seccomp, signals
 from kata.guest.crun import TIMEOUT_S, Crun
+from kata.guest.terminal import hand_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def _follow(answers: _socket.socket, console_path: str = "", last: bytes = b"") 
         elif parts[0] == last:
             ready = True
         elif parts[0] == entry.TERMINAL:
-            _hand_on(fds, console_path)
+            hand_on(fds, console_path)
         else:
             message = parts[2].decode("utf-8", "replace")
             raise KataError(f"exec: {message}", int(parts[1]))
@@ -280,17 +281,3 @@ def _follow(answers: _socket.socket, console_path: str = "", last: bytes = b"") 
     if last and not parts:
         raise KataError("create container: its first process was killed", Code.UNKNOWN)
     return pid
-
-
-def _hand_on(fds: list[int], console_path: str) -> None:
-    """Send a terminal's master where runtimes send it."""
-    try:
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        try:
-            sock.connect(console_path)
-            fdpass.send(sock, [b"terminal"], fds)
-        finally:
-            sock.close()
-    finally:
-        for fd in fds:
-            os.close(fd)

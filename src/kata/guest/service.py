@@ -35,9 +35,15 @@ if TYPE_CHECKING:
 class AgentService:
     """Answer the host's requests on one sandbox."""
 
-    def __init__(self, sandbox: Sandbox, guest: Guest) -> None:
+    def __init__(
+        self, sandbox: Sandbox, guest: Guest, make_console: Callable[[], Container]
+    ) -> None:
+        """``make_console`` is called at the first process of the guest itself."""
         self._sandbox = sandbox
+        self._make_console = make_console
+        self._console: Container | None = None
         self._guest = guest
+        self._metrics_asked = 0
 
     def methods(self) -> dict[str, Method]:
         """Return the service's table."""
@@ -146,17 +152,17 @@ class AgentService:
         check_id("exec", request.exec_id)
         if not request.process.Args:
             raise KataError(f"exec {request.exec_id}: no command", Code.INVALID_ARGUMENT)
-        container = self._container(request.container_id)
-        container.execute(request.exec_id, render_message(request.process))
+        owner = self._owner(request.container_id)
+        owner.execute(request.exec_id, render_message(request.process))
         return Empty()
 
     def _signal_process(self, request: pb.SignalProcessRequest) -> Message:
-        container = self._container(request.container_id)
+        owner = self._owner(request.container_id)
         # As upstream: a kill that names no process is for every process of the container.
         if not request.exec_id and request.signal == signals.SIGKILL:
-            container.kill_all()
+            owner.kill_all()
         else:
-            container.get_process(request.exec_id).signal(request.signal)
+            owner.get_process(request.exec_id).signal(request.signal)
         return Empty()
 
     def _wait_process(self, request: pb.WaitProcessRequest) -> Message:
@@ -199,7 +205,8 @@ class AgentService:
     def _get_metrics(self, _: pb.GetMetricsRequest) -> Message:
         from kata.guest import metrics
 
-        return pb.Metrics(metrics=metrics.render())
+        self._metrics_asked += 1
+        return pb.Metrics(metrics=metrics.render(self._metrics_asked))
 
     def _copy_file(self, request: pb.CopyFileRequest) -> Message:
         from kata.guest import copyfile
@@ -266,7 +273,15 @@ class AgentService:
         return self._sandbox.get_container(check_id("container", container_id))
 
     def _process(self, request: ProcessRequest) -> Process:
-        return self._container(request.container_id).get_process(request.exec_id)
+        return self._owner(request.container_id).get_process(request.exec_id)
+
+    def _owner(self, container_id: str) -> Container:
+        """Return whose processes are meant: a container's, or (without an id) the guest's own."""
+        if container_id:
+            return self._container(container_id)
+        if self._console is None:
+            self._console = self._make_console()
+        return self._console
 
     def _read_answer(self, request: pb.ReadStreamRequest, data: bytes) -> Message:
         if not data:
@@ -275,7 +290,7 @@ class AgentService:
 
     def _forget_finished(self, request: ProcessRequest) -> None:
         try:
-            self._container(request.container_id).forget_finished(request.exec_id)
+            self._owner(request.container_id).forget_finished(request.exec_id)
         except KataError:
             pass  # the container was removed meanwhile
 

@@ -11,8 +11,11 @@ from kata.guest.exits import Exit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     from kata.guest.reaper import Reaper
+
+    Action: TypeAlias = tuple[int, int, int] | tuple[int, int, str, int, int]
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 # Python ignores these two; a program expects the kernel's defaults.
@@ -39,7 +42,7 @@ def run(
                 argv[0],
                 argv,
                 environment,
-                file_actions=[_action(number, fd) for number, fd in enumerate(stdio)],
+                file_actions=stdio_actions(stdio),
                 setsigmask=(),
                 setsigdef=_DEFAULTED,
             )
@@ -54,7 +57,25 @@ def run(
         exit_.close()
 
 
-def _action(number: int, fd: int | None) -> tuple[int, int, int] | tuple[int, int, str, int, int]:
+def spawn_leader(argv: list[str], environment: Mapping[str, str], actions: Sequence[Action]) -> int:
+    """Start a program that leads a session of its own; return its pid.  Raises OSError."""
+    return os.posix_spawnp(
+        argv[0],
+        argv,
+        environment,
+        file_actions=actions,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=_DEFAULTED,
+    )
+
+
+def stdio_actions(stdio: Sequence[int | None]) -> list[Action]:
+    """Return what gives a program these streams; they are above 2, None is /dev/null."""
+    return [_action(number, fd) for number, fd in enumerate(stdio)]
+
+
+def _action(number: int, fd: int | None) -> Action:
     if fd is None:
         return (os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0)
     return (os.POSIX_SPAWN_DUP2, fd, number)

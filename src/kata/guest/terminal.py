@@ -7,6 +7,7 @@ import fcntl
 import os
 import struct
 
+from kata.base import fdpass
 from kata.base.errors import KataError
 from kata.guest.sockets import accept
 
@@ -55,3 +56,17 @@ class ConsoleSocket:
 def resize(master: int, rows: int, columns: int) -> None:
     """Set a terminal's size; the kernel tells its foreground processes.  Borrows ``master``."""
     fcntl.ioctl(master, TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def hand_on(fds: list[int], console_path: str) -> None:
+    """Send a terminal's master to a console socket, as runtimes do; takes the descriptors."""
+    try:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            sock.connect(console_path)
+            fdpass.send(sock, [b"terminal"], fds)
+        finally:
+            sock.close()
+    finally:
+        for fd in fds:
+            os.close(fd)

@@ -122,6 +122,7 @@ def _plan(
         *layout.module_entries(chosen, modules.render_list(chosen)),
         *users,
         *layout.library_entries(tree, users),
+        *layout.name_entries(recipe.links),
     ]
     return GuestFiles(
         kernel.unpack_kernel(image), version, boots_from, cpio.with_parents(entries), chosen

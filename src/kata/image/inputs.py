@@ -31,10 +31,14 @@ START_MODULES = ("kata.guest.init", "kata.guest.modprobe")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The lists in the data folder."""
+    """The lists in the data folder.
+
+    ``programs`` maps paths in packages to paths in the guest, ``links`` paths there to targets.
+    """
 
     packages: tuple[str, ...]
     programs: dict[str, str]
+    links: dict[str, str]
     modules: dict[str, str]
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -56,15 +60,31 @@ def load_recipe() -> Recipe:
         if line[0] not in "+-":
             raise KataError(f"read stdlib.txt: bad line {line!r}", Code.INVALID_ARGUMENT)
     programs = dict(line.split() for line in _lines("programs.txt"))
+    links = _parse_links(_lines("links.txt"), frozenset(programs.values()))
     with open(os.path.join(DATA_FOLDER, "modules.txt"), encoding="utf-8") as file:
         modules = parse_wanted(file.read())
     return Recipe(
         tuple(_lines("packages.txt")),
         programs,
+        links,
         modules,
         tuple(line[1:] for line in stdlib if line[0] == "+"),
         tuple(line[1:] for line in stdlib if line[0] == "-"),
     )
+
+
+def _parse_links(lines: Iterable[str], programs: frozenset[str]) -> dict[str, str]:
+    """Return the path of each link and its target.  Raises KataError for one to no program."""
+    links: dict[str, str] = {}
+    for line in lines:
+        target, *names = line.split()
+        if target not in programs:
+            raise KataError(
+                f"read links.txt: {target} is not in programs.txt", Code.INVALID_ARGUMENT
+            )
+        folder, _, program = target.rpartition("/")
+        links |= {f"{folder}/{name}": program for name in names}
+    return links
 
 
 def find_sources(kata_root: str = "") -> Sources:

@@ -101,6 +101,11 @@ def program_entries(tree: FileTree, programs: dict[str, str]) -> list[cpio.Entry
     return entries
 
 
+def name_entries(links: dict[str, str]) -> list[cpio.Entry]:
+    """Return the links of the table ``path in guest -> target``, programs' further names."""
+    return [cpio.link_entry(path.lstrip("/"), target) for path, target in links.items()]
+
+
 def library_entries(tree: FileTree, users: Iterable[cpio.Entry]) -> list[cpio.Entry]:
     """Return loader and shared libraries that the users need, and those need in turn."""
     found: dict[str, cpio.Entry] = {}

@@ -18,6 +18,13 @@ _ENGINES = (
 )
 
 
+# Keys of a pod's uid, name and namespace, by engine (containerd, CRI-O).
+_IDENTITIES = (
+    tuple(f"io.kubernetes.cri.sandbox-{key}" for key in ("uid", "name", "namespace")),
+    ("io.kubernetes.pod.uid", "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"),
+)
+
+
 class ContainerKind(enum.Enum):
     """What a create request is for."""
 
@@ -51,6 +58,23 @@ def find_placement(container_id: str, annotations: Mapping[str, str]) -> Placeme
             raise KataError(f"read annotation {id_key}: it is missing", Code.INVALID_ARGUMENT)
         return Placement(ContainerKind.CONTAINER, sandbox_id)
     return Placement(ContainerKind.SINGLE, container_id)
+
+
+@dataclass(frozen=True, slots=True)
+class PodIdentity:
+    """How Kubernetes calls a pod; empty where it has nothing to do with it."""
+
+    uid: str = ""
+    name: str = ""
+    namespace: str = ""
+
+
+def find_identity(annotations: Mapping[str, str]) -> PodIdentity:
+    """Read what the engine tells of a pod."""
+    for keys in _IDENTITIES:
+        if any(key in annotations for key in keys):
+            return PodIdentity(*(annotations.get(key, "") for key in keys))
+    return PodIdentity()
 
 
 def is_cri_o(annotations: Mapping[str, str]) -> bool:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from kata.rpc.durations import Durations
+
     Answer = TypeVar("Answer", bound=Message)
 
 
@@ -61,10 +63,17 @@ class Client:
     """A ttrpc client.  Owns its channel and one reading thread; ``close()`` ends both."""
 
     def __init__(
-        self, channel: frame.Channel, on_lost: Callable[[KataError], None] | None = None
+        self,
+        channel: frame.Channel,
+        on_lost: Callable[[KataError], None] | None = None,
+        durations: Durations | None = None,
     ) -> None:
-        """Start reading.  ``on_lost`` is called once, on the reading thread, when the peer ends."""
+        """Start reading.  ``on_lost`` is called once, on the reading thread, when the peer ends.
+
+        ``durations`` notes how long each ``call`` takes, by the request's name.
+        """
         self._channel = channel
+        self._durations = durations
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._calls: dict[int, Call] = {}
@@ -85,8 +94,13 @@ class Client:
         Raises RpcError with the peer's code, ConnectionLostError (UNAVAILABLE), or KataError
         (DEADLINE_EXCEEDED) after ``timeout_s``.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        payload = self.begin(method, request, timeout_s).wait(deadline)
+        began = time.monotonic()
+        deadline = None if timeout_s is None else began + timeout_s
+        try:
+            payload = self.begin(method, request, timeout_s).wait(deadline)
+        finally:
+            if self._durations is not None:
+                self._durations.note(request.DESCRIPTOR.full_name, time.monotonic() - began)
         return answer.FromString(payload)
 
     def begin(self, method: str, request: Message, timeout_s: float | None = None) -> Call:

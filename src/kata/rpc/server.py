@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from kata.base.errors import Code, KataError, describe_error, error_code
 from kata.rpc import frame
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from kata.base.log import Logger
+    from kata.rpc.durations import Durations
 
     # Request class and the method that takes such a request and returns the answer's message.
     Method: TypeAlias = tuple[type[Any], Callable[[Any], Message]]
@@ -34,10 +36,19 @@ def after_answer(call: Callable[[], None]) -> None:
 class Server:
     """Serve a table of methods on any number of channels."""
 
-    def __init__(self, services: Mapping[str, Mapping[str, Method]], log: Logger) -> None:
-        """Take ``services``: service name -> method name -> (request class, method)."""
+    def __init__(
+        self,
+        services: Mapping[str, Mapping[str, Method]],
+        log: Logger,
+        durations: Durations | None = None,
+    ) -> None:
+        """Take ``services``: service name -> method name -> (request class, method).
+
+        ``durations`` notes how long each method takes.
+        """
         self._services = services
         self._log = log
+        self._durations = durations
         self._workers = Workers("rpc")
 
     def serve(self, channel: frame.Channel) -> None:
@@ -74,7 +85,7 @@ class Server:
             request = _decode(ttrpc_pb2.Request, data)
             name = f"{request.service}/{request.method}"
             kind, method = self._find_method(request.service, request.method)
-            answer = method(_decode(kind, request.payload))
+            answer = self._call(request.method, method, _decode(kind, request.payload))
         except KataError as error:
             self._log.info("request failed", method=name, error=describe_error(error))
             return _failure(error)
@@ -82,6 +93,15 @@ class Server:
             self._log.error("request failed", method=name, error=describe_error(error), exc=error)
             return _failure(error)
         return ttrpc_pb2.Response(payload=answer.SerializeToString())
+
+    def _call(self, name: str, method: Callable[[Any], Message], request: Any) -> Message:
+        if self._durations is None:
+            return method(request)
+        began = time.monotonic()
+        try:
+            return method(request)
+        finally:
+            self._durations.note(name, time.monotonic() - began)
 
     def _find_method(self, service: str, method: str) -> Method:
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 
 from kata.base.errors import Code, KataError
+from kata.cli.guest import is_for_guest, run_in_guest
 from kata.cli.oci.create import check_descriptors, check_pid_file, write_pid_file
 from kata.cli.oci.record import load_record
-from kata.cli.oci.streams import Console, open_console_socket, start_stand_in
+from kata.cli.oci.streams import Console, open_console_socket, start_process
 from kata.cli.oci.task import Task
 from kata.cli.oci.wait import wait_for
 from kata.oci.bundle import load_spec
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from kata.cli.table import Options, Verb
 
 _CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
-_ID_BYTES = 8
 
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Run it; returns its exit status, or 0 at once where it is detached."""
+    if is_for_guest(settings, options):
+        return run_in_guest(options)
     record = load_record(settings.root, options.words[0])
     _check_state(record, options)
     process = _plan_process(record, options)
@@ -147,21 +148,5 @@ def _open_console_socket(options: Options, terminal: bool) -> Any:
 def _start(
     settings: Settings, record: Record, process: dict[str, Any], console: Console | None
 ) -> Leash:
-    exec_id = f"exec-{os.urandom(_ID_BYTES).hex()}"
-    link = f"{record.folder}/{exec_id}"
     with Task(settings.root, record.sandbox, record.id) as task:
-        stand_in = start_stand_in(link, None, console)
-        try:
-            document = json.dumps(process).encode()
-            task.exec(exec_id, document, f"standin:{link}", terminal=console is not None)
-            task.start(exec_id)
-        except BaseException:
-            os.kill(stand_in.pid, 9)
-            stand_in.wait()
-            raise
-        finally:
-            os.unlink(link)
-    stand_in.let_go()
-    if console is not None:
-        console.give_slave()
-    return stand_in
+        return start_process(task, process, record.folder, console)

@@ -6,6 +6,7 @@ engine that is to learn how the process ended is a subreaper.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 
@@ -15,12 +16,16 @@ from kata.base.processes import read_start_time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
+
+    from kata.cli.oci.task import Task
 
 _PYTHON = "/usr/bin/python3"
 _PROGRAM = os.path.join(os.path.dirname(__file__), "standin.py")
 # Numbers of the stand-in's descriptors, after its streams.
 _LISTENER, _LEASH = 3, 4
 _BACKLOG = 1
+_ID_BYTES = 8
 
 
 class Console:
@@ -124,6 +129,29 @@ def start_stand_in(link: str, network: str | None, console: Console | None) -> L
         os.close(leash)
         listener.close()
     return Leash(pid, ours)
+
+
+def start_process(
+    task: Task, process: dict[str, Any], folder: str, console: Console | None
+) -> Leash:
+    """Start one more process, with a stand-in that is found in ``folder`` meanwhile."""
+    exec_id = f"exec-{os.urandom(_ID_BYTES).hex()}"
+    link = f"{folder}/{exec_id}"
+    stand_in = start_stand_in(link, None, console)
+    try:
+        document = json.dumps(process).encode()
+        task.exec(exec_id, document, f"standin:{link}", terminal=console is not None)
+        task.start(exec_id)
+    except BaseException:
+        os.kill(stand_in.pid, 9)
+        stand_in.wait()
+        raise
+    finally:
+        os.unlink(link)
+    stand_in.let_go()
+    if console is not None:
+        console.give_slave()
+    return stand_in
 
 
 def _enter(network: str | None) -> list[str]:

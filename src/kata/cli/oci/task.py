@@ -32,12 +32,15 @@ _SHUTDOWN_S = 10.0
 class Task:
     """A connection to a sandbox's shim, for one container in it."""
 
-    def __init__(self, root: str, sandbox: str, container_id: str) -> None:
-        """Connect.  Raises UNAVAILABLE when no shim answers."""
+    def __init__(self, root: str, sandbox: str, container_id: str, path: str = "") -> None:
+        """Connect, to ``path`` if the shim is an engine's.  Raises UNAVAILABLE without an answer.
+
+        Without a ``container_id`` it is the guest itself, where programs can run.
+        """
         self._id = container_id
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.connect(socket_path(root, sandbox))
+            sock.connect(path or socket_path(root, sandbox))
         except OSError as error:
             sock.close()
             raise KataError(

@@ -32,6 +32,7 @@ from kata.host.share.virtiofsd import ShareSpec, start_share
 from kata.host.template.memory import Copying, make_memory
 from kata.host.template.store import Template
 from kata.rpc.client import Client
+from kata.rpc.durations import Durations
 from kata.rpc.frame import Channel
 from kata.rpc.pb import agent_pb2
 
@@ -65,6 +66,8 @@ class Machine:
         self._share: Child | None = None
         self.is_copy = False
         self.is_warm = False
+        self.vsock_cid: int | None = None
+        self.durations = Durations()
         self._client: Client | None = None
         self._guard: Guard | None = None
         self.agent: Agent
@@ -77,6 +80,7 @@ class Machine:
         try:
             if spec.vsock_cid is not None:
                 vsock_fd = vsock.open_vhost(spec.vsock_cid)
+                self.vsock_cid = spec.vsock_cid
             self._start_vm(spec, LentFds(share=share_fd, vsock=vsock_fd))
             self._start_guard()
         finally:
@@ -146,8 +150,16 @@ class Machine:
 
     def processes(self) -> list[int]:
         """Return the pids of everything that the machine consists of."""
-        children = [child for child in (self._vm, self._share) if child is not None]
-        return [pid for child in children for pid in (child.pid, *_children(child.pid))]
+        return [pid for family in self.families().values() for pid in family]
+
+    def families(self) -> dict[str, list[int]]:
+        """Return the pids of QEMU and of virtiofsd, each with its children."""
+        children = {"qemu": self._vm, "virtiofsd": self._share}
+        return {
+            role: [child.pid, *_children(child.pid)]
+            for role, child in children.items()
+            if child is not None
+        }
 
     def close(self) -> None:
         """End everything.  May be called twice."""
@@ -252,7 +264,7 @@ class Machine:
         return share.machine_fd
 
     def _connect(self, sock: socket.socket) -> None:
-        self._client = Client(Channel.from_socket(sock))
+        self._client = Client(Channel.from_socket(sock), durations=self.durations)
         self._undo.push("agent connection", self._client.close)
         create_timeout_s = float(self._context.config.runtime.create_container_timeout_s)
         self.agent = Agent(self._client, create_timeout_s)

@@ -8,6 +8,7 @@ from typing import Any
 from kata.base.errors import Code, KataError
 from kata.base.idmap import UNMAPPED, read_maps
 from kata.host.resource.sizing import Limits, read_limits
+from kata.oci.annotations import PodIdentity, find_identity
 from kata.oci.bundle import annotations_of
 
 _HINT = "run it with another runtime class, or leave {field} out of the pod's spec"
@@ -32,6 +33,7 @@ class PodPlan:
     limits: Limits = field(default_factory=Limits)
     # The host's cgroup that the engine has chosen (OCI: linux.cgroupsPath); empty: none.
     cgroup_path: str = ""
+    identity: PodIdentity = field(default_factory=PodIdentity)
 
 
 def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
@@ -67,6 +69,7 @@ def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
         sysctls=dict(linux.get("sysctl") or {}),
         limits=read_limits(spec, annotations_of(spec)),
         cgroup_path=str(linux.get("cgroupsPath") or ""),
+        identity=find_identity(annotations_of(spec)),
     )
 
 

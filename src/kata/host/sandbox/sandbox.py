@@ -62,8 +62,8 @@ class Sandbox:
     ) -> None:
         """``spare`` becomes this sandbox's, whether it uses it or not."""
         self.id = sandbox_id
-        self._config = config
-        self._pod = pod
+        self.config = config
+        self.pod = pod
         self._spare = spare
         self._had_spare = spare is not None
         self._log = log
@@ -88,6 +88,17 @@ class Sandbox:
             raise KataError(f"use sandbox {self.id}: its machine has ended", Code.UNAVAILABLE)
         return self._machine.agent
 
+    @property
+    def machine(self) -> Machine:
+        """Return the machine, running or ended; FAILED_PRECONDITION when there was none."""
+        if self._machine is None:
+            raise KataError(f"use sandbox {self.id}: it was not started", Code.FAILED_PRECONDITION)
+        return self._machine
+
+    def defer(self, name: str, step: Callable[[], None]) -> None:
+        """Have something given back at the sandbox's end, before what it has itself."""
+        self._undo.push(name, step)
+
     def boot(self, own_pid: int, owner: str) -> None:
         """Start the machine; the guest goes on booting when this returns.
 
@@ -101,25 +112,25 @@ class Sandbox:
         self._record.create(owner, shim)
         self._undo.push("state folder", self._record.remove)
         self.trace.keep_in(self._record.folder)
-        accelerator = choose_accelerator(self._config.hypervisor.accel, ROOT)
+        accelerator = choose_accelerator(self.config.hypervisor.accel, ROOT)
         if accelerator.reason:
             self._log.warning("no KVM, the machine is emulated", reason=accelerator.reason)
         cid = vsock.choose_cid() if self._wants_vsock() else None
         with self.trace.step("connect network"):
             network = self._connect_network()
-        free_mib = find_free_mib(plan.find_memory_folder(self._config))
-        size = plan_size(self._config.hypervisor, self._pod.limits, free_mib)
-        check_spares(self._config.factory.vm_cache_number, size.memory_mib + OVERHEAD_MIB)
-        spec = plan.plan_vm(self.id, self._config, size, accelerator.name, cid)
-        self._spec = replace(spec, netns_path=self._pod.netns_path if network else "")
+        free_mib = find_free_mib(plan.find_memory_folder(self.config))
+        size = plan_size(self.config.hypervisor, self.pod.limits, free_mib)
+        check_spares(self.config.factory.vm_cache_number, size.memory_mib + OVERHEAD_MIB)
+        spec = plan.plan_vm(self.id, self.config, size, accelerator.name, cid)
+        self._spec = replace(spec, netns_path=self.pod.netns_path if network else "")
         self._undo.push("shared folder", self._remove_share)
         spawner = self._enter_cgroup(size)
-        context = MachineContext(self._config, self._log, spawner, self._record, self.trace)
+        context = MachineContext(self.config, self._log, spawner, self._record, self.trace)
         with self.trace.step("start machine"):
             if not self._use_spare(context):
                 layout.prepare_shared_folder(self._shared)
                 launch_machine(context, self._spec, self._shared, self._take_machine)
-        machine = self._get_machine()
+        machine = self.machine
         if network is not None:
             with self.trace.step("plug network"):
                 network.plug(machine.hypervisor)
@@ -138,13 +149,13 @@ class Sandbox:
 
         ``view`` is where the engine's mounts are; a factory that starts belongs there.
         """
-        machine = self._get_machine()
+        machine = self.machine
 
         def tell() -> None:
             try:
                 view.run(
                     lambda: tell_factory(
-                        self._config,
+                        self.config,
                         self._spec,
                         hint,
                         is_copy=machine.is_copy,
@@ -159,15 +170,15 @@ class Sandbox:
     def wait_ready(self) -> None:
         """Return when the guest is set up for containers; raise the cause when it cannot be."""
         started = time.monotonic()
-        machine = self._get_machine()
+        machine = self.machine
         with self.trace.step("wait for agent"):
             machine.wait_agent(self._spec)
         self._log.info("agent answers", ms=_since(started))
         request = agent_pb2.CreateSandboxRequest(
-            sandbox_id=self.id, hostname=self._pod.hostname[:64]
+            sandbox_id=self.id, hostname=self.pod.hostname[:64]
         )
         request.kernel_modules.extend(
-            _kernel_module(entry) for entry in self._config.agent.kernel_modules
+            _kernel_module(entry) for entry in self.config.agent.kernel_modules
         )
         request.storages.append(plan.plan_share_storage())
         with self.trace.step("set up guest"):
@@ -189,15 +200,15 @@ class Sandbox:
         except KataError as error:
             if error.code != Code.UNAVAILABLE:
                 raise
-            self._get_machine().fail(action, error)
+            self.machine.fail(action, error)
 
     def call_when_lost(self, on_lost: Callable[[str], None]) -> None:
         """Call ``on_lost`` with the cause when the machine dies unexpectedly, or now if it has."""
-        self._get_machine().call_when_lost(on_lost)
+        self.machine.call_when_lost(on_lost)
 
     def wait_cause(self) -> None:
         """Return when the cause of a lost connection has been found, or there is none."""
-        self._get_machine().find_cause()
+        self.machine.find_cause()
 
     def abort(self) -> None:
         """End a machine that is being started; its starter gets an error and stops the sandbox."""
@@ -210,7 +221,7 @@ class Sandbox:
         """Return the machine's driver; UNAVAILABLE when the machine is gone."""
         if self._stopped:
             raise KataError(f"use sandbox {self.id}: its machine has ended", Code.UNAVAILABLE)
-        return self._get_machine().hypervisor
+        return self.machine.hypervisor
 
     @property
     def mounts_folder(self) -> str:
@@ -221,7 +232,7 @@ class Sandbox:
     def rules(self) -> plan.GuestRules:
         """Return what every container's spec has to follow."""
         return plan.GuestRules(
-            seccomp=not self._config.runtime.disable_guest_seccomp, sysctls=self._pod.sysctls
+            seccomp=not self.config.runtime.disable_guest_seccomp, sysctls=self.pod.sysctls
         )
 
     def pid(self) -> int:
@@ -282,9 +293,9 @@ class Sandbox:
 
     def _enter_cgroup(self, size: Size) -> Spawner:
         """Return what starts the sandbox's processes in its cgroup, as far as they may be there."""
-        whole = self._config.runtime.sandbox_cgroup_only
+        whole = self.config.runtime.sandbox_cgroup_only
         planned = cgroup.plan_cgroup(
-            self._pod.cgroup_path,
+            self.pod.cgroup_path,
             cgroups.find_hierarchies(list_mounts()),
             (size.memory_mib + OVERHEAD_MIB) << 20,
             whole=whole,
@@ -311,7 +322,7 @@ class Sandbox:
         spare, self._spare = self._spare, None
         if spare is None:
             return False
-        if not spare.fits(self._config, self._spec):
+        if not spare.fits(self.config, self._spec):
             self._log.info("warm machine not used", reason="it is of another kind")
             spare.close_aside()
             return False
@@ -331,22 +342,22 @@ class Sandbox:
             raise KataError(f"start sandbox {self.id}: it is not wanted any more", Code.ABORTED)
 
     def _connect_network(self) -> SandboxNetwork | None:
-        runtime, hypervisor = self._config.runtime, self._config.hypervisor
-        if not self._pod.netns_path or runtime.internetworking_model == "none":
+        runtime, hypervisor = self.config.runtime, self.config.hypervisor
+        if not self.pod.netns_path or runtime.internetworking_model == "none":
             return None
         settings = NetworkSettings(
             runtime.internetworking_model,
             hypervisor.rx_rate_limiter_max_rate,
             hypervisor.tx_rate_limiter_max_rate,
         )
-        self._network = SandboxNetwork(self._pod.netns_path, settings, self._log)
+        self._network = SandboxNetwork(self.pod.netns_path, settings, self._log)
         self._undo.push("network", self._network.close)
         self._network.connect()
         return self._network
 
     def _forward_ports(self, agent: Agent) -> None:
         try:
-            forward = PortForward(self._pod.netns_path, agent, self._log)
+            forward = PortForward(self.pod.netns_path, agent, self._log)
         except KataError as error:
             self._log.warning("ports cannot be forwarded", reason=describe_error(error))
             return
@@ -359,16 +370,11 @@ class Sandbox:
             self._log.info("machine killed without power-off", error=describe_error(error))
 
     def _wants_vsock(self) -> bool:
-        wanted = self._config.hypervisor.use_vsock
+        wanted = self.config.hypervisor.use_vsock
         if wanted == "auto":
             # Copies of a template are reached by the port that the original had.
-            return vsock.is_available() and not self._config.factory.enable_template
+            return vsock.is_available() and not self.config.factory.enable_template
         return bool(wanted == "true")
-
-    def _get_machine(self) -> Machine:
-        if self._machine is None:
-            raise KataError(f"use sandbox {self.id}: it was not started", Code.FAILED_PRECONDITION)
-        return self._machine
 
     def _remove_share(self) -> None:
         layout.unmount_below(self._shared.base)

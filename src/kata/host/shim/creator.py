@@ -17,6 +17,7 @@ from kata.base.processes import Spawner
 from kata.base.trace import SHOWN
 from kata.config.annotations import apply_annotations
 from kata.config.load import load_config
+from kata.host.sandbox.console import Console
 from kata.host.sandbox.container import Container, ContainerRequest
 from kata.host.sandbox.hint import find_hint
 from kata.host.sandbox.pause import PauseContainer
@@ -86,6 +87,7 @@ class Creator:
         self._log = log
         self._callbacks = callbacks
         self._spare = spare
+        self._console: Console | None = None
 
     def make_sandbox(self, request: TaskRequest, spec: dict[str, Any]) -> Sandbox:
         """Check everything that can be known beforehand; nothing is started."""
@@ -159,6 +161,22 @@ class Creator:
             self._release(container)
             raise
         return container
+
+    def get_console(self, sandbox: Sandbox) -> Container:
+        """Return the guest itself.  Raises FAILED_PRECONDITION where nobody may run programs in it.
+
+        ``sandbox`` is always the same, as a shim has one.
+        """
+        if not sandbox.config.agent.debug_console_enabled:
+            raise KataError(
+                f"exec in the guest of {sandbox.id}: the configuration did not allow it when the"
+                " sandbox was started",
+                Code.FAILED_PRECONDITION,
+                "set debug_console_enabled = true in [agent.kata]",
+            )
+        if self._console is None:
+            self._console = Console(self._log)
+        return self._console
 
     def _prepare(self, container: Container, planned: ContainerPlan, sandbox: Sandbox) -> None:
         with sandbox.trace.step(f"mount files of {container.id[:SHOWN]}"):

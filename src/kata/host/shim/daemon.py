@@ -55,7 +55,7 @@ def serve(
     tasks = Tasks(identity, publisher, Spawner(), log, spare)
     ended = threading.Event()
     service = TaskService(tasks, lambda: after_answer(ended.set))
-    server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log)
+    server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log, tasks.durations)
     connected = threading.Event()
     threading.Thread(
         target=_accept, args=(listener, server, connected), name="accept", daemon=True

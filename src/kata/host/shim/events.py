@@ -52,7 +52,9 @@ class Publisher:
         self._thread.start()
 
     def publish(self, event: Message) -> None:
-        """Queue an event; its time is now."""
+        """Queue an event; its time is now.  Those of the guest itself are no engine's business."""
+        if not event.container_id:  # type: ignore[attr-defined]
+            return
         kind = event.DESCRIPTOR
         envelope = containerd_types_pb2.Envelope(
             timestamp=to_timestamp(time.time_ns()),

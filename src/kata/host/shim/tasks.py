@@ -23,10 +23,12 @@ from kata.host.sandbox.spare import Spare
 from kata.host.sandbox.states import State
 from kata.host.shim.creator import Callbacks, Creator, ShimIdentity, TaskRequest
 from kata.host.shim.events import Publisher, to_timestamp
+from kata.host.shim.management import Management
 from kata.host.shim.standin import Controls
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind, find_placement
 from kata.oci.bundle import annotations_of, load_spec
+from kata.rpc.durations import Durations
 from kata.rpc.pb import agent_pb2, containerd_types_pb2, events_pb2
 
 # Exit status of a task that was deleted before it was started: as if killed.
@@ -61,6 +63,8 @@ class Tasks:
         self._containers: dict[str, Container] = {}
         self._sandbox: Sandbox | None = None
         self._machine_owner = ""
+        # How long the engine's calls take.
+        self.durations = Durations()
 
     def create(self, request: TaskRequest) -> int:
         """Create a task, with its machine if it is the first; returns its pid."""
@@ -71,12 +75,7 @@ class Tasks:
         try:
             if placement.kind is ContainerKind.CONTAINER:
                 sandbox = self._get_pod(request.id, placement.sandbox_id)
-                with self._lock:
-                    others = [
-                        other
-                        for other in self._containers.values()
-                        if not isinstance(other, PauseContainer)
-                    ]
+                others = self._list_containers()
                 container = self._creator.create_in_pod(request, spec, sandbox, others)
             else:
                 container = self._create_sandbox(request, spec, placement.kind)
@@ -109,6 +108,7 @@ class Tasks:
                 target=self._report_oom, args=(sandbox.agent,), name="oom", daemon=True
             ).start()
             sandbox.call_when_lost(self._on_machine_lost)
+            Management(sandbox, self._list_containers, self._log).serve(self.durations)
         return self.pid()
 
     def start(self, container_id: str, exec_id: str) -> int:
@@ -217,7 +217,9 @@ class Tasks:
         return container.stats(self._get_sandbox().agent)
 
     def get_container(self, container_id: str) -> Container:
-        """Return a created container; NOT_FOUND without."""
+        """Return a created container; NOT_FOUND without.  An empty id means the guest itself."""
+        if not container_id:
+            return self._creator.get_console(self._get_sandbox())
         with self._lock:
             container = self._containers.get(container_id)
         if container is None:
@@ -240,6 +242,12 @@ class Tasks:
         if self._sandbox is not None:
             self._sandbox.stop(graceful=False)
         self._creator.close()
+
+    def _list_containers(self) -> list[Container]:
+        """Return those that run something: a pod's sandbox does not."""
+        with self._lock:
+            known = list(self._containers.values())
+        return [container for container in known if not isinstance(container, PauseContainer)]
 
     def _make_io(self, container_id: str, stdio: StdioSpec, exec_id: str = "") -> TaskIo:
         controls = Controls(

@@ -1,0 +1,68 @@
+"""kata-runtime exec SANDBOX [-- COMMAND]: a program in the guest itself, or a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from kata.base.errors import Code, KataError
+from kata.base.trace import find_sandbox_folder
+from kata.cli.management import ROOT
+from kata.cli.oci.streams import Console, start_process
+from kata.cli.oci.task import Task
+from kata.cli.oci.wait import wait_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.cli.settings import Settings
+    from kata.cli.table import Options
+
+_SHELL = "/bin/sh"
+# Flags that mean something in a container alone.
+_CONTAINERS = ("cwd", "user", "additional-gids", "cap", "no-new-privs", "console-socket", "detach")
+
+
+def is_for_guest(settings: Settings, options: Options) -> bool:
+    """Return whether the guest is meant: no command for a container, or ``--`` before it."""
+    name, *command = options.words
+    if command or options.text("process"):
+        return command[:1] == ["--"]
+    if os.path.exists(f"{settings.root}/{name}"):
+        # A command that was forgotten, unless the container is a sandbox.
+        return os.path.exists(f"{ROOT}/{name}")
+    return True
+
+
+def run_in_guest(options: Options) -> int:
+    """Run it; returns its exit status.
+
+    Raises NOT_FOUND without such a sandbox, FAILED_PRECONDITION where it does not allow that.
+    """
+    for flag in _CONTAINERS:
+        if options.has(flag):
+            raise KataError(f"exec in a guest: it has no --{flag}", Code.INVALID_ARGUMENT)
+    name, *words = options.words
+    folder = find_sandbox_folder(name, ROOT)
+    terminal = options.has("tty") or (sys.stdin.isatty() and sys.stdout.isatty())
+    process = {
+        "args": words[1:] or [_SHELL],
+        "cwd": "/",
+        "env": [f"TERM={os.environ.get('TERM', 'linux')}", *options.texts("env")],
+        "terminal": terminal,
+        "user": {"uid": 0, "gid": 0},
+    }
+    console = Console() if terminal else None
+    with Task("", os.path.basename(folder), "", _find_socket(folder)) as task:
+        stand_in = start_process(task, process, folder, console)
+    return wait_for(stand_in, console)
+
+
+def _find_socket(folder: str) -> str:
+    """Return where the sandbox's shim listens."""
+    path = f"{folder}/record.json"
+    try:
+        with open(path, encoding="utf-8") as file:
+            return str(json.load(file)["owner"])
+    except (OSError, ValueError, KeyError) as error:
+        raise KataError(f"read {path}: {error}", Code.UNAVAILABLE) from error

@@ -1,0 +1,54 @@
+"""What a running sandbox's shim answers to programs: HTTP at its socket (kata.host.shim)."""
+
+from __future__ import annotations
+
+import socket
+
+from kata.base.errors import Code, KataError
+from kata.base.trace import find_sandbox_folder
+
+# Where the sandboxes' state folders are.
+ROOT = "/run/kata"
+_SOCKET = "shim-monitor.sock"
+# A guest that is slow answers within this time, or does not.
+_TIMEOUT_S = 90.0
+_CODES = {
+    400: Code.INVALID_ARGUMENT,
+    404: Code.NOT_FOUND,
+    409: Code.FAILED_PRECONDITION,
+    501: Code.UNIMPLEMENTED,
+    503: Code.UNAVAILABLE,
+    504: Code.DEADLINE_EXCEEDED,
+}
+
+
+def ask(sandbox_id: str, method: str, path: str, body: bytes = b"", root: str = ROOT) -> bytes:
+    """Return the answer's body; the start of an id will do.
+
+    Raises NOT_FOUND without such a sandbox, UNAVAILABLE when its shim does not answer, or what the
+    shim says.
+    """
+    import http.client
+
+    folder = find_sandbox_folder(sandbox_id, root)
+    connection = http.client.HTTPConnection("shim", timeout=_TIMEOUT_S)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.sock.settimeout(_TIMEOUT_S)
+    try:
+        connection.sock.connect(f"{folder}/{_SOCKET}")
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        content = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise KataError(
+            f"ask the shim of {sandbox_id}: {error or type(error).__name__}", Code.UNAVAILABLE
+        ) from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        said = content.decode("utf-8", "replace").strip()
+        raise KataError(
+            said or f"ask the shim of {sandbox_id}: status {answer.status}",
+            _CODES.get(answer.status, Code.INTERNAL),
+        )
+    return content

@@ -1,0 +1,101 @@
+"""What programs other than the engine ask a sandbox: HTTP at ``shim-monitor.sock``, as upstream's.
+
+``kata-monitor`` and ``kata-runtime`` are its clients.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from kata.base.errors import Code, KataError, describe_error
+from kata.base.log import Logger
+from kata.host.sandbox.container import Container
+from kata.host.sandbox.record import state_folder
+from kata.host.sandbox.sandbox import Sandbox
+from kata.host.sandbox.states import State
+from kata.host.sandbox.vsock import AGENT_PORT
+from kata.host.shim.http import JSON, BadRequestError, HttpServer, Request, Response
+from kata.host.shim.metrics import Metrics
+from kata.host.shim.overhead import GuestUse
+from kata.rpc.durations import Durations
+
+SOCKET = "shim-monitor.sock"
+# Prometheus's text format.
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+_ALIVE = (State.RUNNING, State.PAUSED)
+
+
+class Management:
+    """The routes.  ``list_containers`` gives those of the sandbox that is served."""
+
+    def __init__(
+        self, sandbox: Sandbox, list_containers: Callable[[], Sequence[Container]], log: Logger
+    ) -> None:
+        self._sandbox = sandbox
+        self._list_containers = list_containers
+        self._log = log
+        self._metrics: Metrics
+
+    def serve(self, durations: Durations) -> None:
+        """Listen until the sandbox ends, which does not depend on it.
+
+        ``durations`` are those of the engine's calls.
+        """
+        self._metrics = Metrics(self._sandbox, self._list_uses, durations, self._log)
+        path = f"{state_folder(self._sandbox.id)}/{SOCKET}"
+        try:
+            server = HttpServer(path, self.respond, self._log)
+        except KataError as error:
+            self._log.warning("sandbox cannot be asked", reason=describe_error(error))
+            return
+        self._sandbox.defer("management", server.close)
+
+    def respond(self, request: Request) -> Response:
+        """Answer one request.  Raises NOT_FOUND for a path that is none, or KataError."""
+        routes = {
+            ("GET", "/metrics"): self._get_metrics,
+            ("GET", "/agent-url"): self._get_agent_url,
+            ("GET", "/sandbox"): self._get_sandbox,
+        }
+        route = routes.get((request.method, request.path))
+        if route is not None:
+            return route(request)
+        if any(request.path == path for _, path in routes):
+            raise BadRequestError(f"{request.method} {request.path}: no such method", 405)
+        raise KataError(f"find {request.path}: no such path", Code.NOT_FOUND)
+
+    def _get_metrics(self, _: Request) -> Response:
+        return Response(self._metrics.render().encode(), _EXPOSITION)
+
+    def _get_agent_url(self, _: Request) -> Response:
+        cid = self._sandbox.machine.vsock_cid
+        if cid is None:
+            raise KataError(
+                f"find the agent's address in sandbox {self._sandbox.id}: it is reached by a"
+                " virtio-serial port, which the shim holds",
+                Code.UNIMPLEMENTED,
+                "use_vsock in [hypervisor.qemu], where the host has vhost-vsock",
+            )
+        return Response(f"vsock://{cid}:{AGENT_PORT}\n".encode())
+
+    def _get_sandbox(self, _: Request) -> Response:
+        pod = {f"cri_{key}": text for key, text in asdict(self._sandbox.pod.identity).items()}
+        return Response(json.dumps({"id": self._sandbox.id, **pod}).encode(), JSON)
+
+    def _list_uses(self) -> list[GuestUse]:
+        return [
+            use
+            for container in self._list_containers()
+            if container.process.state in _ALIVE and (use := self._find_use(container))
+        ]
+
+    def _find_use(self, container: Container) -> GuestUse | None:
+        try:
+            stats = container.stats(self._sandbox.agent).cgroup_stats
+        except KataError as error:
+            self._log.debug("use not known", container=container.id, error=describe_error(error))
+            return None  # it has just ended
+        cpu_s = stats.cpu_stats.cpu_usage.total_usage / 1e9
+        return GuestUse(container.id, stats.memory_stats.usage.usage, cpu_s)

@@ -1,0 +1,116 @@
+"""A sandbox's metrics: of its processes on the host, its guest, its calls, its overhead.
+
+Names and labels are upstream's; docs/monitoring.md lists them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from kata.base.errors import KataError, describe_error
+from kata.base.exposition import GAUGE, HISTOGRAM, one, render_families
+from kata.base.log import Logger
+from kata.base.procmetrics import ProcessFiles, describe_process, read_network
+from kata.host.sandbox.sandbox import Sandbox
+from kata.host.shim.overhead import CpuOverhead, GuestUse, memory_overhead
+from kata.rpc.durations import Durations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.base.exposition import Family, Sample
+
+# What may come from the guest, in this form; a guest is not trusted with others' families.
+_GUEST = tuple(
+    f"{start}kata_{part}_" for start in ("", "# HELP ", "# TYPE ") for part in ("agent", "guest")
+)
+_GUEST_BYTES = 1 << 20
+
+
+class Metrics:
+    """Renders them when asked; costs nothing otherwise."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        list_uses: Callable[[], Sequence[GuestUse]],
+        durations: Durations,
+        log: Logger,
+    ) -> None:
+        """``list_uses`` asks the guest what its containers use; ``durations`` are the engine's."""
+        self._sandbox = sandbox
+        self._list_uses = list_uses
+        self._durations = durations
+        self._log = log
+        self._lock = threading.Lock()
+        self._cpu = CpuOverhead(time.monotonic())
+
+    def render(self) -> str:
+        """Return all families."""
+        return render_families(self._families()) + self._render_guest()
+
+    def _families(self) -> Iterator[Family]:
+        shim = ProcessFiles("self")
+        yield from describe_process("kata_shim", "shim", shim)
+        yield from shim.families("kata_shim", "shim")
+        calls = self._durations.samples()
+        name = "kata_shim_rpc_durations_histogram_milliseconds"
+        yield name, HISTOGRAM, "durations of the engine's calls", _in_snake_case(calls)
+        calls = self._sandbox.machine.durations.samples()
+        name = "kata_shim_agent_rpc_durations_histogram_milliseconds"
+        yield name, HISTOGRAM, "durations of calls of the agent", calls
+        yield from self._host()
+
+    def _host(self) -> Iterator[Family]:
+        families = self._sandbox.machine.families()
+        try:
+            for role, prefix, what in (
+                ("qemu", "kata_hypervisor", "hypervisor"),
+                ("virtiofsd", "kata_virtiofsd", "file server"),
+            ):
+                for pid in families.get(role, ())[-1:]:
+                    yield from describe_process(prefix, what, ProcessFiles(pid))
+            # Elsewhere it sees the host's network, which each sandbox would tell again.
+            for pid in families.get("qemu", ())[:1] if self._sandbox.pod.netns_path else ():
+                text = "/proc/<pid>/net/dev of the hypervisor"
+                yield "kata_hypervisor_netdev", GAUGE, text, read_network(pid)
+            yield from self._overhead([pid for pids in families.values() for pid in pids])
+        except (OSError, KataError) as error:
+            # The machine ends while its metrics are read: then there are none of it.
+            self._log.debug("metrics left out", error=describe_error(error))
+
+    def _overhead(self, pids: Sequence[int]) -> Iterator[Family]:
+        uses = self._list_uses()
+        text = "host memory of the pod beyond what its containers use, in bytes"
+        name = "kata_shim_pod_overhead_memory_in_bytes"
+        yield name, GAUGE, text, one(memory_overhead(pids, uses))
+        text = "processor time of the pod beyond what its containers use, in percent of one"
+        with self._lock:
+            percent = self._cpu.measure(pids, uses, time.monotonic())
+        yield "kata_shim_pod_overhead_cpu", GAUGE, text, one(percent)
+
+    def _render_guest(self) -> str:
+        try:
+            text = self._sandbox.agent.get_metrics()
+        except KataError as error:
+            self._log.info("no metrics of the guest", error=describe_error(error))
+            return ""
+        if len(text) > _GUEST_BYTES:
+            self._log.warning("metrics of the guest left out", length=len(text))
+            return ""
+        return "".join(f"{line}\n" for line in text.split("\n") if line.startswith(_GUEST))
+
+
+def _in_snake_case(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Call the methods as upstream does: ``CloseIO`` is close_io."""
+    for ending, ((key, name), *labels), value in samples:
+        yield ending, ((key, snake_case(name)), *labels), value
+
+
+def snake_case(name: str) -> str:
+    """Return a method's name in small letters, an underscore before each new word."""
+    return "".join(
+        f"_{letter}" if letter.isupper() and index and name[index - 1].islower() else letter
+        for index, letter in enumerate(name)
+    ).lower()
