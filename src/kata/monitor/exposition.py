@@ -2,9 +2,9 @@
 
 Part of the text was written in the guest, which is not trusted.  A line that is not exactly what
 shim and agent write is left out and counted; nothing that gets through can look like another
-sandbox's, or spoil the whole text.  prometheus_client's parser is not used for that: it takes what
-makes Prometheus refuse everything (1e999, NUL, a label twice), takes time stamps, and is five times
-as slow.
+sandbox's, or spoil the whole text.  prometheus_client's parser is not used for that: it takes
+1e999, for which Prometheus refuses everything, NUL and time stamps, and is seven times as slow
+(19 ms for 135 kB; with 100 sandboxes that is 2 s of each scrape).
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ OWN_LABELS = ("sandbox_id", "cri_uid", "cri_name", "cri_namespace")
 
 # Valid UTF-8 without control characters: a NUL is the end of the text for Prometheus.
 _SPECIAL = r"\\\x00-\x1f\x7f-\x9f\ud800-\udfff"
-_HELP = re.compile(rf"(?:[^{_SPECIAL}]|\\[\\n])*")
+_HELP = re.compile(rf"[^{_SPECIAL}]*(?:\\[\\n][^{_SPECIAL}]*)*")
 # Longer names are in nobody's use.  Labels that begin with underscores are Prometheus's own.
 _NAME = r"kata_(?:agent|guest|hypervisor|shim|virtiofsd)_[a-z0-9_]{1,80}"
-_LABEL = rf'[a-zA-Z][a-zA-Z0-9_]{{0,63}}="(?:[^"{_SPECIAL}]|\\[\\"n])*"'
+_VALUE = rf'[^"{_SPECIAL}]*(?:\\[\\"n][^"{_SPECIAL}]*)*'
+_LABEL = rf'[a-zA-Z][a-zA-Z0-9_]{{0,63}}="{_VALUE}"'
 _SERIES = re.compile(rf"({_NAME})(?:\{{({_LABEL}(?:,{_LABEL}){{0,7}})\}})?")
 _PAIR = re.compile(r'([a-zA-Z0-9_]+)="((?:[^"\\]|\\.)*)"')
 # Whatever has so few digits is within the range of a float.
