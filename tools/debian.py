@@ -48,6 +48,7 @@ TEST_PACKAGES = (
     "netavark",
     "perl",
     "podman",
+    "xfsprogs",
     "xz-utils",
 )
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive"}

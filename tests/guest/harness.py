@@ -67,8 +67,10 @@ def is_forker(pid: int) -> bool:
 class AgentProcess:
     """A running agent and its log."""
 
-    def __init__(self, log: Path, runtime: str) -> None:
-        self.address = f"@kata-agent-test-{os.getpid()}-{time.monotonic_ns()}"
+    def __init__(self, log: Path, runtime: str, *, own_network: bool = False) -> None:
+        # Names without a path are a network's own.
+        name = f"kata-agent-test-{os.getpid()}-{time.monotonic_ns()}"
+        self.address = f"/tmp/{name}" if own_network else f"@{name}"
         self._log = log
         environment = {
             **os.environ,
@@ -77,9 +79,10 @@ class AgentProcess:
             "KATA_AGENT_LOG_LEVEL": "debug",
             "KATA_AGENT_RUNTIME": runtime,
         }
+        namespaces = ["--mount", *(["--net"] if own_network else [])]
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", START[runtime], "sh", *AGENT],
+                ["unshare", *namespaces, "sh", "-c", START[runtime], "sh", *AGENT],
                 env=environment,
                 stderr=stderr,
             )
@@ -91,8 +94,8 @@ class AgentProcess:
         while True:
             sock = socket.socket(socket.AF_UNIX)
             try:
-                sock.connect("\0" + self.address[1:])
-            except ConnectionRefusedError:
+                sock.connect(self.address.replace("@", "\0"))
+            except (ConnectionRefusedError, FileNotFoundError):
                 sock.close()
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"no agent: {self.log()}") from None
@@ -137,6 +140,7 @@ class AgentProcess:
                     os.kill(pid, signal.SIGKILL)
             self._process.kill()
             self._process.wait()
+        Path(self.address).unlink(missing_ok=True)
 
 
 class Host:
@@ -297,8 +301,10 @@ class Host:
 
 
 @contextlib.contextmanager
-def running_agent(log: Path, runtime: str = "native") -> Iterator[AgentProcess]:
-    agent = AgentProcess(log, runtime)
+def running_agent(
+    log: Path, runtime: str = "native", *, own_network: bool = False
+) -> Iterator[AgentProcess]:
+    agent = AgentProcess(log, runtime, own_network=own_network)
     try:
         yield agent
     finally:

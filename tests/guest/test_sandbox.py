@@ -123,14 +123,3 @@ def test_metrics(host: Host) -> None:
     for line in text.splitlines():
         if not line.startswith("#"):
             assert float(line.rpartition(" ")[2]) >= 0
-
-
-def test_volume_stats(host: Host) -> None:
-    from kata.rpc.pb import csi_pb2
-
-    request = pb.VolumeStatsRequest(volume_guest_path="/run")
-    answer = host.call("GetVolumeStats", request, csi_pb2.VolumeStatsResponse)
-    used, inodes = answer.usage
-    assert used.unit == csi_pb2.VolumeUsage.BYTES
-    assert used.total >= used.used + used.available > 0
-    assert inodes.total > inodes.available > 0

@@ -94,6 +94,35 @@ def test_the_guest_has_a_shell_and_its_commands(
     assert names <= set(done.stdout.split())
 
 
+def test_the_guests_iptables_has_all_it_needs(
+    entries: dict[str, cpio.Entry], tmp_path: Path
+) -> None:
+    """Run it from the image's files alone, in a network of its own."""
+    for name, entry in entries.items():
+        path = tmp_path / name
+        if stat.S_ISLNK(entry.mode):
+            path.symlink_to(entry.data.decode())
+        elif stat.S_ISDIR(entry.mode):
+            path.mkdir()
+        elif stat.S_ISREG(entry.mode):
+            path.write_bytes(entry.data)
+            path.chmod(0o755)
+    rule = "-A OUTPUT -p tcp -m tcp --dport 80 -m comment --comment x -j REDIRECT --to-ports 8080"
+    script = """
+    for family in ip ip6; do
+        printf '*nat\n%s\nCOMMIT\n' "$1" | ${family}tables-restore && ${family}tables-save
+    done
+    """
+    done = subprocess.run(
+        ["unshare", "--net", "chroot", tmp_path, "/bin/sh", "-c", script, "sh", rule],
+        env={"PATH": "/usr/sbin:/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines().count(rule) == 2
+
+
 def test_a_link_to_no_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(inputs.DATA_FOLDER, tmp_path, dirs_exist_ok=True)
     (tmp_path / "links.txt").write_text("/usr/bin/nothing sh\n")

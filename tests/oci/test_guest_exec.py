@@ -70,6 +70,7 @@ def test_a_shell_with_a_terminal(allowed: Runtime, sandbox: str) -> None:
         stderr=slave,
         start_new_session=True,
     )
+    read_until(master, "# ")
     os.write(master, b"echo up$((1+1))\r")
     read_until(master, "up2")
     os.write(master, b"stty size; ls /proc/1/exe\r")
@@ -111,9 +112,10 @@ def test_a_killed_client_ends_its_program(allowed: Runtime, sandbox: str) -> Non
 
 
 def test_where_it_is_not_allowed(shared_runtime: Runtime, shared: str) -> None:
-    for words in ((shared,), (shared, "--", "true")):
+    for words, text in (((shared,), "process args cannot be empty"), ((shared, "--", "true"), "")):
         done = shared_runtime.call("exec", *words, check=False)
         assert done.returncode == 255
+        assert text in done.stderr
         assert "set debug_console_enabled = true in [agent.kata]" in done.stderr
     done = shared_runtime.call("exec", "no-such", "--", "true", check=False)
     assert "find sandbox no-such: no such sandbox runs" in done.stderr

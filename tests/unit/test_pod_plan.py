@@ -189,8 +189,12 @@ def bind(destination: str, source: str = "/src", *options: str) -> dict[str, Any
     }
 
 
+def no_volume(path: str) -> None:
+    """Nothing is a disk."""
+
+
 def plan(source: Source, *mounts: dict[str, Any]) -> MountPlan:
-    return plan_mounts("c1", {"mounts": list(mounts)}, lambda _: source)
+    return plan_mounts("c1", {"mounts": list(mounts)}, lambda _: source, no_volume)
 
 
 DISK = Source(exists=True)
@@ -327,7 +331,7 @@ def test_a_file_system_of_the_host_is_refused() -> None:
 
 @pytest.mark.parametrize("spec", [{}, {"mounts": None}])
 def test_no_mounts(spec: dict[str, Any]) -> None:
-    assert plan_mounts("c1", spec, lambda _: DISK) == MountPlan((), ())
+    assert plan_mounts("c1", spec, lambda _: DISK, no_volume) == MountPlan((), ())
 
 
 def test_sources_are_looked_at(tmp_path: Path) -> None:

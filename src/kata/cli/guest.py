@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from kata.base.errors import Code, KataError
+from kata.base.errors import Code, KataError, describe_error
 from kata.base.trace import find_sandbox_folder
 from kata.cli.management import ROOT
 from kata.cli.oci.streams import Console, start_process
@@ -23,22 +23,29 @@ _SHELL = "/bin/sh"
 _CONTAINERS = ("cwd", "user", "additional-gids", "cap", "no-new-privs", "console-socket", "detach")
 
 
-def is_for_guest(settings: Settings, options: Options) -> bool:
+def is_for_guest(options: Options) -> bool:
     """Return whether the guest is meant: no command for a container, or ``--`` before it."""
-    name, *command = options.words
-    if command or options.text("process"):
-        return command[:1] == ["--"]
-    if os.path.exists(f"{settings.root}/{name}"):
-        # A command that was forgotten, unless the container is a sandbox.
-        return os.path.exists(f"{ROOT}/{name}")
-    return True
+    _, *command = options.words
+    return command[:1] == ["--"] or not (command or options.text("process"))
 
 
-def run_in_guest(options: Options) -> int:
+def run_in_guest(settings: Settings, options: Options) -> int:
     """Run it; returns its exit status.
 
     Raises NOT_FOUND without such a sandbox, FAILED_PRECONDITION where it does not allow that.
     """
+    try:
+        return _run(options)
+    except KataError as error:
+        # A command for a container may have been forgotten: then this is what engines know.
+        if options.words[1:] or not os.path.exists(f"{settings.root}/{options.words[0]}"):
+            raise
+        raise KataError(
+            "process args cannot be empty", Code.INVALID_ARGUMENT, describe_error(error)
+        ) from error
+
+
+def _run(options: Options) -> int:
     for flag in _CONTAINERS:
         if options.has(flag):
             raise KataError(f"exec in a guest: it has no --{flag}", Code.INVALID_ARGUMENT)

@@ -52,3 +52,16 @@ def ask(sandbox_id: str, method: str, path: str, body: bytes = b"", root: str = 
             _CODES.get(answer.status, Code.INTERNAL),
         )
     return content
+
+
+def read_input(path: str) -> bytes:
+    """Return a file's content; ``-`` is standard input."""
+    import sys
+
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise KataError(f"read {path}: {error.strerror}", Code.NOT_FOUND) from error

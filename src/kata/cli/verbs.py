@@ -33,6 +33,7 @@ _CREATE = (
     _PRESERVE,
 )
 _FORMAT = Flag(("format", "f"), "'table' or 'json'", default="table")
+_SANDBOX = Flag(("sandbox-id",), "the sandbox; the start of an id will do")
 _JSON = Flag(("json",), "for programs", SWITCH)
 _ID = "<container-id>"
 
@@ -209,6 +210,43 @@ VERBS = (
         1,
         1,
         "print a sandbox's metrics, as Prometheus reads them",
+        mixed=True,
+        oci=False,
+    ),
+    Verb(
+        "iptables",
+        "kata.cli.iptables",
+        "get || set <file>",
+        1,
+        2,
+        "show or replace the packet filter's rules in a sandbox's guest",
+        (_SANDBOX, Flag(("v6",), "those of IPv6", SWITCH)),
+        mixed=True,
+        oci=False,
+    ),
+    Verb(
+        "policy",
+        "kata.cli.policy",
+        "set <file>",
+        1,
+        2,
+        "say what a sandbox's agent may be asked, where it has policies",
+        (_SANDBOX,),
+        mixed=True,
+        oci=False,
+    ),
+    Verb(
+        "direct-volume",
+        "kata.cli.directvolume",
+        "add|remove|stats|resize",
+        1,
+        1,
+        "volumes that are given to guests as disks",
+        (
+            Flag(("volume-path",), "the path that containers mount"),
+            Flag(("mount-info",), "add: what stands behind it, as JSON"),
+            Flag(("size",), "resize: bytes of the disk by now", NUMBER),
+        ),
         mixed=True,
         oci=False,
     ),

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from kata.base.log import Logger
-    from kata.guest.container import Container
     from kata.guest.forker import Forker
     from kata.guest.guest import Guest
     from kata.guest.reaper import Reaper
@@ -105,12 +104,7 @@ class Agent:
         from kata.guest.service import AgentService
 
         self._guest.wait_ready()
-        return AgentService(self.sandbox(), self._guest, self._make_console).methods()
-
-    def _make_console(self) -> Container:
-        from kata.guest.console import Console
-
-        return Console(self._reaper, self._log)
+        return AgentService(self.sandbox(), self._guest, self._reaper, self._log).methods()
 
     def _template_methods(self) -> dict[str, Method]:
         from kata.guest.template import Template

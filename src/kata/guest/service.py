@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from kata.base.log import Logger
     from kata.guest.container import Container
     from kata.guest.guest import Guest
     from kata.guest.process import Process
+    from kata.guest.reaper import Reaper
     from kata.guest.sandbox import Sandbox
     from kata.rpc.server import Method
 
@@ -35,14 +37,12 @@ if TYPE_CHECKING:
 class AgentService:
     """Answer the host's requests on one sandbox."""
 
-    def __init__(
-        self, sandbox: Sandbox, guest: Guest, make_console: Callable[[], Container]
-    ) -> None:
-        """``make_console`` is called at the first process of the guest itself."""
+    def __init__(self, sandbox: Sandbox, guest: Guest, reaper: Reaper, log: Logger) -> None:
         self._sandbox = sandbox
-        self._make_console = make_console
         self._console: Container | None = None
         self._guest = guest
+        self._reaper = reaper
+        self._log = log
         self._metrics_asked = 0
 
     def methods(self) -> dict[str, Method]:
@@ -75,11 +75,14 @@ class AgentService:
             "OnlineCPUMem": (pb.OnlineCPUMemRequest, self._online),
             "MemHotplugByProbe": (pb.MemHotplugByProbeRequest, self._probe_memory),
             "GetVolumeStats": (pb.VolumeStatsRequest, self._get_volume_stats),
+            "ResizeVolume": (pb.ResizeVolumeRequest, self._resize_volume),
             "UpdateInterface": (pb.UpdateInterfaceRequest, self._update_interface),
             "UpdateRoutes": (pb.UpdateRoutesRequest, self._update_routes),
             "ListInterfaces": (pb.ListInterfacesRequest, self._list_interfaces),
             "ListRoutes": (pb.ListRoutesRequest, self._list_routes),
             "AddARPNeighbors": (pb.AddARPNeighborsRequest, self._add_neighbours),
+            "GetIPTables": (pb.GetIPTablesRequest, self._get_iptables),
+            "SetIPTables": (pb.SetIPTablesRequest, self._set_iptables),
             **{name: (kind, _refuse(name)) for name, kind in _LATER.items()},
         }
 
@@ -241,7 +244,14 @@ class AgentService:
     def _get_volume_stats(self, request: pb.VolumeStatsRequest) -> Message:
         from kata.guest import volume
 
-        return volume.measure(request.volume_guest_path)
+        return volume.measure(self._sandbox.storages.check_known(request.volume_guest_path))
+
+    def _resize_volume(self, request: pb.ResizeVolumeRequest) -> Message:
+        from kata.guest import volume
+
+        path = self._sandbox.storages.check_known(request.volume_guest_path)
+        volume.resize(path, request.size)
+        return Empty()
 
     def _update_interface(self, request: pb.UpdateInterfaceRequest) -> Message:
         from kata.guest import network
@@ -269,6 +279,18 @@ class AgentService:
         network.add_neighbours(request.neighbors.ARPNeighbors)
         return Empty()
 
+    def _get_iptables(self, request: pb.GetIPTablesRequest) -> Message:
+        from kata.guest import iptables
+
+        rules = iptables.get_rules(self._reaper, is_ipv6=request.is_ipv6)
+        return pb.GetIPTablesResponse(data=rules)
+
+    def _set_iptables(self, request: pb.SetIPTablesRequest) -> Message:
+        from kata.guest import iptables
+
+        said = iptables.set_rules(self._reaper, request.data, is_ipv6=request.is_ipv6)
+        return pb.SetIPTablesResponse(data=said)
+
     def _container(self, container_id: str) -> Container:
         return self._sandbox.get_container(check_id("container", container_id))
 
@@ -280,7 +302,9 @@ class AgentService:
         if container_id:
             return self._container(container_id)
         if self._console is None:
-            self._console = self._make_console()
+            from kata.guest.console import Console
+
+            self._console = Console(self._reaper, self._log)
         return self._console
 
     def _read_answer(self, request: pb.ReadStreamRequest, data: bytes) -> Message:
@@ -299,13 +323,10 @@ class AgentService:
 _LATER = {
     "RemoveStaleVirtiofsShareMounts": pb.RemoveStaleVirtiofsShareMountsRequest,
     "GetDiagnosticData": pb.GetDiagnosticDataRequest,
-    "GetIPTables": pb.GetIPTablesRequest,
-    "SetIPTables": pb.SetIPTablesRequest,
     "MemAgentMemcgSet": pb.MemAgentMemcgConfig,
     "MemAgentCompactSet": pb.MemAgentCompactConfig,
     "AddSwap": pb.AddSwapRequest,
     "AddSwapPath": pb.AddSwapPathRequest,
-    "ResizeVolume": pb.ResizeVolumeRequest,
     "SetPolicy": pb.SetPolicyRequest,
 }
 

@@ -89,6 +89,14 @@ class Storages:
                 self._drivers[mount_point].keep = False
         self.release_all(left)
 
+    def check_known(self, mount_point: str) -> str:
+        """Return a storage's mount point.  Raises NOT_FOUND when it is none."""
+        with self._lock:
+            known = mount_point in self._users
+        if not known:
+            raise KataError(f"find storage: no storage at {mount_point!r}", Code.NOT_FOUND)
+        return mount_point
+
     def resize(self, storages: Iterable[Storage]) -> None:
         """Change the size of ephemeral storages that are mounted already."""
         for storage in storages:

@@ -59,7 +59,7 @@ def load_recipe() -> Recipe:
     for line in stdlib:
         if line[0] not in "+-":
             raise KataError(f"read stdlib.txt: bad line {line!r}", Code.INVALID_ARGUMENT)
-    programs = dict(line.split() for line in _lines("programs.txt"))
+    programs = {words[0]: words[-1] for words in map(str.split, _lines("programs.txt"))}
     links = _parse_links(_lines("links.txt"), frozenset(programs.values()))
     with open(os.path.join(DATA_FOLDER, "modules.txt"), encoding="utf-8") as file:
         modules = parse_wanted(file.read())

@@ -27,8 +27,8 @@ _CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambien
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Run it; returns its exit status, or 0 at once where it is detached."""
-    if is_for_guest(settings, options):
-        return run_in_guest(options)
+    if is_for_guest(options):
+        return run_in_guest(settings, options)
     record = load_record(settings.root, options.words[0])
     _check_state(record, options)
     process = _plan_process(record, options)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kata.rpc.client import Call, Client
 from kata.rpc.pb import (
     agent_pb2,
+    csi_pb2,
     empty_pb2,
     forward_pb2,
     health_pb2,
@@ -233,6 +234,42 @@ class Agent:
         """Make a volume that is kept in step hold ``entries`` and nothing else."""
         request = volumes_pb2.SyncRequest(name=name, entries=entries)
         self._client.call("kata.Volumes/Sync", request, empty_pb2.Empty, _DEFAULT_TIMEOUT_S)
+
+    def get_iptables(self, *, is_ipv6: bool) -> bytes:
+        """Return the rules of the guest's packet filter as iptables-save prints them."""
+        answer = self._client.call(
+            "grpc.AgentService/GetIPTables",
+            agent_pb2.GetIPTablesRequest(is_ipv6=is_ipv6),
+            agent_pb2.GetIPTablesResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+        return answer.data
+
+    def set_iptables(self, rules: bytes, *, is_ipv6: bool) -> bytes:
+        """Replace the tables that ``rules`` names; returns what iptables-restore printed."""
+        answer = self._client.call(
+            "grpc.AgentService/SetIPTables",
+            agent_pb2.SetIPTablesRequest(is_ipv6=is_ipv6, data=rules),
+            agent_pb2.SetIPTablesResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+        return answer.data
+
+    def measure_volume(self, guest_path: str) -> csi_pb2.VolumeStatsResponse:
+        """Return how full the file system of a storage is; ``guest_path`` is its mount point."""
+        return self._client.call(
+            "grpc.AgentService/GetVolumeStats",
+            agent_pb2.VolumeStatsRequest(volume_guest_path=guest_path),
+            csi_pb2.VolumeStatsResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+
+    def resize_volume(self, guest_path: str, size: int) -> None:
+        """Grow the file system of a storage, whose device has ``size`` bytes by now."""
+        self._do(
+            "ResizeVolume",
+            agent_pb2.ResizeVolumeRequest(volume_guest_path=guest_path, size=size),
+        )
 
     def get_metrics(self) -> str:
         """Return the guest's metrics as Prometheus text."""

@@ -6,14 +6,15 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from kata.base import syscalls
+from kata.base import directvolume, syscalls
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.host.sandbox.agent import Agent
-from kata.host.sandbox.mounts import SharedMount
+from kata.host.sandbox.mounts import GuestStorage, SharedMount
 from kata.host.sandbox.plan import ContainerPlan, strip_labels
 from kata.host.sandbox.process import Process, ProcessIo
 from kata.host.sandbox.rootfs import RootfsMount, mount_rootfs
@@ -24,7 +25,7 @@ from kata.host.share.idmap import map_owners
 from kata.oci.annotations import is_cri_o
 from kata.oci.bundle import annotations_of
 from kata.oci.convert import convert_process, convert_resources, convert_spec
-from kata.rpc.pb import agent_pb2
+from kata.rpc.pb import agent_pb2, types_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,18 @@ class Container:
         # Whether its processes are only its own.
         self.has_own_pids = True
 
-    def prepare(self, plan: ContainerPlan, mounts_folder: str, view: HostView) -> None:
-        """Make the container's files visible in the shared folder."""
+    def prepare(
+        self, plan: ContainerPlan, sandbox_id: str, mounts_folder: str, view: HostView
+    ) -> None:
+        """Make the container's files visible in the shared folder of a sandbox."""
         self.has_own_pids = not plan.shared_pids
         rootfs = _mount_rootfs(self._request, self._undo, view)
         target = f"{mounts_folder}/{self.id}/rootfs"
         self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
         _attach(rootfs, target)
+        for volume in plan.mounts.direct:
+            directvolume.note_user(volume, sandbox_id)
+            self._undo.push("volume", partial(directvolume.drop_user, volume, sandbox_id))
         for mount in plan.mounts.shared:
             tree = _clone(view, mount.source, recursive=mount.recursive, follows=mount.follows)
             _attach(tree, f"{mounts_folder}/{mount.name}", mount)
@@ -69,22 +75,18 @@ class Container:
     ) -> None:
         """Create the container in the guest.
 
-        ``disks`` are PCI paths of plugged disks by the container's paths; ``pids_of`` is the
+        ``disks`` are PCI paths of plugged disks by their plans' paths; ``pids_of`` is the
         container whose processes this one shares, instead of the pod's.
         """
         request = agent_pb2.CreateContainerRequest(
             container_id=self.id, sandbox_pidns=plan.shared_pids and not pids_of
         )
         for storage in plan.mounts.storages:
-            request.storages.add(
-                driver=storage.driver,
-                source=storage.source,
-                fstype=storage.fstype,
-                options=storage.options,
-                mount_point=storage.mount_point,
-            )
-        for path, pci_path in disks.items():
-            request.devices.add(id=pci_path, type="blk", container_path=path)
+            request.storages.append(_render_storage(storage, disks))
+        for disk in plan.disks:
+            if not disk.volume:
+                pci_path = disks[disk.container_path]
+                request.devices.add(id=pci_path, type="blk", container_path=disk.container_path)
         request.OCI.CopyFrom(convert_spec(plan.spec))
         for namespace in request.OCI.Linux.Namespaces:
             if namespace.Type == "pid" and pids_of:
@@ -189,6 +191,21 @@ class Container:
         for process in self.list_processes():
             process.io.close()
         return self._undo.run()
+
+
+def _render_storage(storage: GuestStorage, disks: Mapping[str, str]) -> agent_pb2.Storage:
+    message = agent_pb2.Storage(
+        driver=storage.driver,
+        source=disks.get(storage.mount_point, storage.source),
+        fstype=storage.fstype,
+        options=storage.options,
+        mount_point=storage.mount_point,
+    )
+    if storage.fs_group >= 0:
+        message.fs_group.group_id = storage.fs_group
+        if storage.on_root_mismatch:
+            message.fs_group.group_change_policy = types_pb2.OnRootMismatch
+    return message
 
 
 def _clone(view: HostView, source: str, *, recursive: bool, follows: bool = False) -> int:

@@ -29,11 +29,16 @@ GUESTS_OWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DiskPlan:
-    """A block device of the host for a container, which sees it at ``container_path``."""
+    """A disk of the host for a container, which sees it at ``container_path``.
+
+    A ``volume`` is mounted by the guest, at that path of the guest's, for all containers that want
+    it; its disk may be a file.
+    """
 
     container_path: str
     host_path: str
     read_only: bool
+    volume: bool = False
 
 
 def plan_devices(

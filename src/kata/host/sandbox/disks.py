@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import binascii
+import os
+import stat
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from kata.base.errors import KataError, describe_error
+from kata.base.errors import Code, KataError, describe_error
 from kata.base.log import Logger
 from kata.host.hypervisor.interface import Hypervisor
 from kata.host.hypervisor.spec import BlockDevice
@@ -14,6 +19,14 @@ from kata.host.sandbox.devices import DiskPlan
 _UNPLUG_S = 10.0
 
 
+@dataclass(slots=True)
+class _Plugged:
+    """A disk that is in the machine, and how many containers use it."""
+
+    pci_path: str
+    users: int = 0
+
+
 class Disks:
     """All disks of one sandbox, by the containers that use them."""
 
@@ -21,23 +34,56 @@ class Disks:
         """``hypervisor`` returns the machine's driver, or raises when it has ended."""
         self._hypervisor = hypervisor
         self._log = log
+        # Two containers may want one volume at the same time.
+        self._lock = threading.Lock()
+        self._disks: dict[str, _Plugged] = {}
         self._names: dict[str, list[str]] = {}
 
     def plug(self, container_id: str, planned: Sequence[DiskPlan]) -> dict[str, str]:
-        """Plug disks in; returns their PCI paths by the container's paths.  Raises KataError."""
+        """Plug disks in; returns their PCI paths by the plans' paths.  Raises KataError.
+
+        After a failure the caller calls ``release``.
+        """
         paths: dict[str, str] = {}
-        for disk in planned:
-            # QEMU's ids start with a letter and have no limit worth minding.
-            name = f"disk-{container_id}-{len(paths)}"
-            device = BlockDevice(name, disk.host_path, disk.read_only, raw_device=True)
-            paths[disk.container_path] = self._hypervisor().plug_block(device)
-            self._names.setdefault(container_id, []).append(name)
+        for index, plan in enumerate(planned):
+            name = _name(container_id, index, plan)
+            with self._lock:
+                disk = self._disks.get(name)
+                if disk is None:
+                    disk = self._disks[name] = _Plugged(self._plug(name, plan))
+                disk.users += 1
+                self._names.setdefault(container_id, []).append(name)
+            paths[plan.container_path] = disk.pci_path
         return paths
 
     def release(self, container_id: str) -> None:
-        """Take the disks of a container out again; a failure is logged."""
-        for disk in self._names.pop(container_id, []):
-            try:
-                self._hypervisor().unplug(disk, _UNPLUG_S)
-            except KataError as error:
-                self._log.warning("disk not unplugged", disk=disk, error=describe_error(error))
+        """Take the disks of a container out again that no other uses; a failure is logged."""
+        with self._lock:
+            for name in self._names.pop(container_id, []):
+                self._disks[name].users -= 1
+                if self._disks[name].users == 0:
+                    del self._disks[name]
+                    self._unplug(name)
+
+    def _plug(self, name: str, plan: DiskPlan) -> str:
+        try:
+            is_device = stat.S_ISBLK(os.stat(plan.host_path).st_mode)
+        except OSError as error:
+            raise KataError(
+                f"plug disk {plan.host_path}: {error.strerror}", Code.NOT_FOUND
+            ) from error
+        device = BlockDevice(name, plan.host_path, plan.read_only, raw_device=is_device)
+        return self._hypervisor().plug_block(device)
+
+    def _unplug(self, name: str) -> None:
+        try:
+            self._hypervisor().unplug(name, _UNPLUG_S)
+        except KataError as error:
+            self._log.warning("disk not unplugged", disk=name, error=describe_error(error))
+
+
+def _name(container_id: str, index: int, plan: DiskPlan) -> str:
+    """Return the disk's id: QEMU's start with a letter and have no limit worth minding."""
+    if plan.volume:
+        return f"volume-{binascii.crc32(os.fsencode(plan.container_path)):08x}"
+    return f"disk-{container_id}-{index}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import binascii
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kata.base.directvolume import DirectVolume
 from kata.base.errors import Code, KataError
 from kata.base.idmap import IdMaps, map_id, read_maps
 from kata.host.sandbox.devices import GUESTS_OWN
@@ -24,6 +26,10 @@ _SHM = "/dev/shm"
 _FOLLOWING = frozenset({"slave", "rslave"})
 _MAPPING = frozenset({"idmap", "ridmap"})
 _TRAVELLING = frozenset({"shared", "rshared"})
+
+
+# Tells what stands behind a path, if that is a disk.
+FindVolume = Callable[[str], DirectVolume | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +58,19 @@ class WatchedMount:
 
 @dataclass(frozen=True, slots=True)
 class GuestStorage:
-    """Something the guest mounts by itself before the container starts (see agent.proto)."""
+    """Something the guest mounts by itself before the container starts (see agent.proto).
+
+    The source of driver "blk" is a disk of the host, which is plugged in first.
+    """
 
     driver: str
     source: str
     fstype: str
     options: tuple[str, ...]
     mount_point: str
+    # Whose the files become (-1: nobody's), and whether only where the root is another's.
+    fs_group: int = -1
+    on_root_mismatch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +80,20 @@ class MountPlan:
     shared: tuple[SharedMount, ...]
     storages: tuple[GuestStorage, ...]
     watched: tuple[WatchedMount, ...] = ()
+    # Sources of volumes that are disks.
+    direct: tuple[str, ...] = ()
 
 
-def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountPlan:
+def plan_mounts(
+    container_id: str, spec: dict[str, Any], probe: Probe, find_volume: FindVolume
+) -> MountPlan:
     """Rewrite the mounts of ``spec`` in place for the guest; returns what they need.
 
-    Memory-backed volumes are made in the guest's memory, where they count as the pod's; all other
-    bind mounts are shared.  Raises UNIMPLEMENTED for what cannot be had.
+    Memory-backed volumes are made in the guest's memory, where they count as the pod's; volumes
+    that are disks are plugged in; all other bind mounts are shared.  Raises UNIMPLEMENTED for what
+    cannot be had.
     """
+    direct: list[str] = []
     shared: list[SharedMount] = []
     storages: list[GuestStorage] = []
     watched: list[WatchedMount] = []
@@ -87,6 +105,13 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
             continue
         source = mount.get("source") or ""
         _check_propagation(mount["destination"], options)
+        volume = find_volume(source)
+        if volume is not None:
+            direct.append(source)
+            storages.append(_plan_disk(source, volume))
+            mount["type"] = "bind"
+            mount["source"] = storages[-1].mount_point
+            continue
         facts = probe(source)
         if facts.special == "a character device" and facts.device in GUESTS_OWN:
             mount["type"] = "bind"  # the guest's node of the same name
@@ -121,7 +146,24 @@ def plan_mounts(container_id: str, spec: dict[str, Any], probe: Probe) -> MountP
             # As on a host, what is mounted below stays as it is.  In the guest a mount that appears
             # below a read-only one is so too, so here the host alone refuses writing.
             mount["options"] = [option for option in options if option != "ro"]
-    return MountPlan(tuple(shared), tuple(storages), tuple(watched))
+    return MountPlan(tuple(shared), tuple(storages), tuple(watched), tuple(direct))
+
+
+def name_direct_volume(source: str) -> str:
+    """Return where the guest mounts the disk of a volume."""
+    return f"{_GUEST_SANDBOX}/direct-volumes/{_name_volume(source)}"
+
+
+def _plan_disk(source: str, volume: DirectVolume) -> GuestStorage:
+    return GuestStorage(
+        "blk",
+        volume.device,
+        volume.fstype,
+        volume.options,
+        name_direct_volume(source),
+        volume.fs_group,
+        volume.on_root_mismatch,
+    )
 
 
 def _take_owners(mount: dict[str, Any]) -> OwnerMaps:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kata.base import directvolume
 from kata.base.errors import Code, KataError
 from kata.config.records import Config
 from kata.host.hypervisor.spec import SharedFolder, VmSpec
 from kata.host.resource.sizing import Size
 from kata.host.sandbox.devices import DiskPlan, find_block_node, plan_devices
-from kata.host.sandbox.mounts import MountPlan, plan_mounts
+from kata.host.sandbox.mounts import FindVolume, MountPlan, plan_mounts
 from kata.host.sandbox.sources import Probe, probe_source
 from kata.host.share import layout
 from kata.oci.convert import convert_spec
@@ -72,6 +73,7 @@ class GuestRules:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     probe: Probe = probe_source
     find_block_node: Callable[[int, int], str] = find_block_node
+    find_volume: FindVolume = directvolume.find
 
 
 def plan_vm(
@@ -156,8 +158,13 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
         "path": f"{layout.GUEST_FOLDER}/{container_id}/rootfs",
         "readonly": bool(spec["root"].get("readonly", False)),
     }
-    mounts = plan_mounts(container_id, guest, rules.probe)
-    disks = plan_devices(guest, rules.find_block_node)
+    mounts = plan_mounts(container_id, guest, rules.probe, rules.find_volume)
+    volumes = (
+        DiskPlan(storage.mount_point, storage.source, "ro" in storage.options, volume=True)
+        for storage in mounts.storages
+        if storage.driver == "blk"
+    )
+    disks = (*plan_devices(guest, rules.find_block_node), *volumes)
     linux = guest.setdefault("linux", {})
     shared_pids = any(
         namespace.get("type") == "pid" and namespace.get("path")

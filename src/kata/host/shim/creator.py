@@ -180,7 +180,7 @@ class Creator:
 
     def _prepare(self, container: Container, planned: ContainerPlan, sandbox: Sandbox) -> None:
         with sandbox.trace.step(f"mount files of {container.id[:SHOWN]}"):
-            container.prepare(planned, sandbox.mounts_folder, self._identity.view)
+            container.prepare(planned, sandbox.id, sandbox.mounts_folder, self._identity.view)
 
     def _plan(self, container_id: str, spec: dict[str, Any], sandbox: Sandbox) -> ContainerPlan:
         planned = plan_container(container_id, spec, self._rules(sandbox))
