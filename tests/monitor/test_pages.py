@@ -105,6 +105,14 @@ def test_sandboxes_that_die_while_they_answer(monitor: Monitor) -> None:
     assert monitor.get("/metrics?sandbox=dead").status == 404
 
 
+def test_one_that_ends_while_it_is_asked_has_not_failed(monitor: Monitor) -> None:
+    _, ending = monitor.add("good", "ending")
+    ending.send = lambda _, __: ending.remove()
+    metrics = read_metrics(monitor.get("/metrics").text)
+    assert [labels["sandbox_id"] for labels, _ in metrics["kata_shim_threads"]] == ["good"]
+    assert metrics[FAILED] == [({}, 0.0)]
+
+
 def test_a_hostile_sandbox_keeps_its_own_good_lines(monitor: Monitor) -> None:
     hostile = (
         METRICS.replace(b"1e-05", b"1e999") + b'kata_guest_load{sandbox_id="good"} 1\n\xff\0\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ _POD_KEYS = ("cri_uid", "cri_name", "cri_namespace")
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """The families of the sandboxes that answered, and how many did not."""
+    """The families of the sandboxes that answered, and how many that run did not."""
 
     sources: list[list[Family]]
     failed: int
@@ -53,19 +54,21 @@ class Scraper:
         requests += [Request(sandbox.socket_path, "/metrics") for sandbox in sandboxes]
         results = fetch_all(requests, self._timeout_s)
         pods = dict(zip(unknown, results, strict=False))
-        sources = []
+        sources, failed = [], 0
         for sandbox, result in zip(sandboxes, results[len(unknown) :], strict=True):
             try:
                 labels = known.get(sandbox) or self._learn(sandbox, pods[sandbox])
                 relabelled = relabel(_get_body(result), labels, prefixes)
             except KataError as error:
-                self._complain(sandbox, "sandbox not scraped", describe_error(error))
+                if os.path.lexists(sandbox.socket_path):  # else it has just ended
+                    failed += 1
+                    self._complain(sandbox, "sandbox not scraped", describe_error(error))
                 continue
             sources.append(relabelled.families)
             lines = relabelled.rejected
             message = "metrics left out" if lines else ""
             self._complain(sandbox, message, f"{lines} lines are not what shims write")
-        return Scrape(sources, len(sandboxes) - len(sources))
+        return Scrape(sources, failed)
 
     def forget_others(self, sandboxes: Sequence[Sandbox]) -> None:
         """Forget all sandboxes but these."""
