@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import subprocess
 from pathlib import Path
 
 from kata.monitor.exposition import relabel, render_labels
@@ -12,7 +14,8 @@ from tests.monitor.conftest import Monitor
 from tests.monitor.test_exposition import TRICKS
 from tests.support.dashboard import list_expressions, load
 from tests.support.monitored import METRICS
-from tests.support.prometheus import Prometheus, check_metrics
+from tests.support.prometheus import Prometheus, check_metrics, find_program
+from tools.steps import CHECKOUT
 
 HOSTS = 400
 
@@ -48,6 +51,17 @@ def test_hostile_sandboxes_do_not_spoil_a_scrape(monitor: Monitor, tmp_path: Pat
         }
     finally:
         prometheus.stop()
+
+
+def test_the_scrape_job_is_one() -> None:
+    path = os.path.join(CHECKOUT, "config", "prometheus", "kata.yml")
+    done = subprocess.run(
+        [find_program("promtool"), "check", "config", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_dashboard_is_whole() -> None:
