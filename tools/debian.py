@@ -38,6 +38,7 @@ TEST_PACKAGES = (
     "containernetworking-plugins",
     "crun",
     "docker.io",
+    "e2fsprogs",
     "flex",
     "gcc",
     "iptables",

@@ -26,7 +26,8 @@ Answer = TypeVar("Answer", bound=Message)
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 RUN = "run/kata-containers"
-CGROUP = "/kata-guest-test"
+# Of this run: others may run beside it.
+CGROUP = f"/kata-guest-test-{os.getpid()}"
 TIMEOUT_S = 30.0
 AGENT = (sys.executable, "-m", "kata.guest.main")
 NAMESPACES = ("pid", "ipc", "uts", "mount")

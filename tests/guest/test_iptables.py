@@ -101,13 +101,21 @@ def test_bad_rules_are_refused_with_the_programs_words(host: Host, rules: str, r
     assert get(host) == before
 
 
-def test_bad_rules_leave_the_tables_before_them_alone(host: Host) -> None:
+@pytest.mark.parametrize("last", ["raw", "filter"])
+def test_bad_rules_leave_the_tables_before_them_alone(host: Host, last: str) -> None:
     put(host, table("filter", ":INPUT DROP [0:0]", "-A INPUT -p tcp -j ACCEPT"))
     before = get(host)
     changed = table("filter", "-A INPUT -j ACCEPT") + table("nat", REDIRECT)
-    error = refusal(host, changed + table("raw", "-A OUTPUT -j NOWHERE"))
+    error = refusal(host, changed + table(last, "-A OUTPUT -j NOWHERE"))
     assert error.code == Code.INVALID_ARGUMENT
     assert re.search("'NOWHERE' does not exist", str(error))
+    assert get(host) == before
+
+
+def test_bad_rules_leave_a_table_that_is_named_twice_alone(host: Host) -> None:
+    put(host, table("nat", REDIRECT))
+    before = get(host)
+    refusal(host, table("nat", "-A OUTPUT -j ACCEPT") + table("nat", "-A OUTPUT -j NOWHERE"))
     assert get(host) == before
 
 

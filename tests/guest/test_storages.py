@@ -163,7 +163,7 @@ def test_failure_undoes_what_was_mounted(host: Host, tmp_path: Path) -> None:
     host.create("c1", host.spec("true"), storages[:1])
 
 
-@pytest.mark.parametrize("driver", ["blk", "9p", "", "nonsense"])
+@pytest.mark.parametrize("driver", ["scsi", "9p", "", "nonsense"])
 def test_driver_that_is_not_there(host: Host, driver: str) -> None:
     with pytest.raises(RpcError) as caught:
         host.create("c1", host.spec("true"), [pb.Storage(driver=driver, mount_point=VOLUME)])

@@ -22,7 +22,15 @@ _CODES = {
 }
 
 
-def ask(sandbox_id: str, method: str, path: str, body: bytes = b"", root: str = ROOT) -> bytes:
+def ask(
+    sandbox_id: str,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    root: str = ROOT,
+    timeout_s: float = _TIMEOUT_S,
+) -> bytes:
     """Return the answer's body; the start of an id will do.
 
     Raises NOT_FOUND without such a sandbox, UNAVAILABLE when its shim does not answer, or what the
@@ -31,9 +39,9 @@ def ask(sandbox_id: str, method: str, path: str, body: bytes = b"", root: str = 
     import http.client
 
     folder = find_sandbox_folder(sandbox_id, root)
-    connection = http.client.HTTPConnection("shim", timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection("shim")
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.settimeout(_TIMEOUT_S)
+    connection.sock.settimeout(timeout_s)
     try:
         connection.sock.connect(f"{folder}/{_SOCKET}")
         connection.request(method, path, body)

@@ -214,6 +214,19 @@ VERBS = (
         oci=False,
     ),
     Verb(
+        "top",
+        "kata.cli.top",
+        "",
+        0,
+        0,
+        "show what the sandboxes use, again and again",
+        (
+            Flag(("interval",), "seconds between two looks", default="2"),
+            Flag(("once",), "show it once", SWITCH),
+        ),
+        oci=False,
+    ),
+    Verb(
         "iptables",
         "kata.cli.iptables",
         "get || set <file>",

@@ -201,6 +201,15 @@ def _mount_virtiofs(storage: Storage) -> None:
         uevents.close()
 
 
+def _mount_disk(storage: Storage) -> None:
+    """Mount a disk that is being plugged in; the source is its PCI path."""
+    from kata.guest.devices import wait_for_disk
+
+    os.makedirs(storage.mount_point, exist_ok=True)
+    node = wait_for_disk(storage.source)
+    mount(node, storage.mount_point, storage.fstype, parse_options(storage.options))
+
+
 def _mount_overlay(storage: Storage) -> None:
     for option in storage.driver_options:
         if option.startswith(CREATE_DIRECTORY):
@@ -273,6 +282,7 @@ def _give_to_group(storage: Storage) -> None:
 
 DRIVERS = {
     "virtio-fs": Driver(_mount_virtiofs, module="virtiofs"),
+    "blk": Driver(_mount_disk, module="virtio_blk"),
     "overlayfs": Driver(_mount_overlay, module="overlay"),
     "overlay": Driver(_mount_overlay, module="overlay"),
     "bind": Driver(_mount_bind),

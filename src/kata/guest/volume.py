@@ -14,6 +14,7 @@ from kata.base import syscalls
 from kata.base.errors import Code, KataError
 from kata.base.mountinfo import list_mounts
 from kata.guest import files
+from kata.guest.ports import Uevents
 from kata.rpc.pb import csi_pb2
 
 TYPE_CHECKING = False
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _RESOLVE = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 _SECTOR_BYTES = 512
+# The host tells the guest's driver of a new size, and then the agent.
+_GROWN_S = 3.0
 # fs/ext4/ext4.h: EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64)
 _EXT4_IOC_RESIZE_FS = 0x40086610
 # fs/xfs/libxfs/xfs_fs.h: XFS_IOC_FSGEOMETRY_V1, _IOR('X', 100, struct xfs_fsop_geom_v1), and
@@ -75,7 +78,7 @@ def resize(path: str, size: int) -> None:
                 f"resize volume {path}: not possible with {fstype or 'no file system of its own'}",
                 Code.UNIMPLEMENTED,
             )
-        device_bytes = _device_bytes(os.fstat(fd).st_dev)
+        device_bytes = _wait_for_bytes(os.fstat(fd).st_dev, size)
         if device_bytes < size:
             raise KataError(
                 f"resize volume {path}: its device has {device_bytes} bytes, not {size}",
@@ -120,6 +123,16 @@ def _open(verb: str, path: str, flags: int) -> int:
 def _find_type(path: str) -> str:
     """Return the type of the file system mounted last on ``path``; empty for none."""
     return next((mount.fstype for mount in reversed(list_mounts()) if mount.point == path), "")
+
+
+def _wait_for_bytes(device: int, size: int) -> int:
+    """Return a device's size once it is at least ``size``, or as it is when it stays smaller."""
+    uevents = Uevents()
+    try:
+        uevents.wait_for(lambda: str(device) if _device_bytes(device) >= size else None, _GROWN_S)
+    finally:
+        uevents.close()
+    return _device_bytes(device)
 
 
 def _device_bytes(device: int) -> int:

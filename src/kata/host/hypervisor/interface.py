@@ -63,5 +63,8 @@ class Hypervisor(Protocol):
     def plug_block(self, device: BlockDevice) -> str:
         """Plug a disk in; returns its PCI path in the guest."""
 
+    def resize_block(self, device_id: str, size_bytes: int) -> None:
+        """Tell the guest that a disk has grown; a file is made to."""
+
     def unplug(self, device_id: str, timeout_s: float) -> None:
         """Take a device out; returns when the guest has let go of it."""

@@ -271,6 +271,10 @@ class Agent:
             agent_pb2.ResizeVolumeRequest(volume_guest_path=guest_path, size=size),
         )
 
+    def set_policy(self, policy: str) -> None:
+        """Give the agent another policy; UNIMPLEMENTED where it has none."""
+        self._do("SetPolicy", agent_pb2.SetPolicyRequest(policy=policy))
+
     def get_metrics(self) -> str:
         """Return the guest's metrics as Prometheus text."""
         answer = self._client.call(

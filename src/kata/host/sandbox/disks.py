@@ -23,6 +23,7 @@ _UNPLUG_S = 10.0
 class _Plugged:
     """A disk that is in the machine, and how many containers use it."""
 
+    host_path: str
     pci_path: str
     users: int = 0
 
@@ -50,7 +51,7 @@ class Disks:
             with self._lock:
                 disk = self._disks.get(name)
                 if disk is None:
-                    disk = self._disks[name] = _Plugged(self._plug(name, plan))
+                    disk = self._disks[name] = _Plugged(plan.host_path, self._plug(name, plan))
                 disk.users += 1
                 self._names.setdefault(container_id, []).append(name)
             paths[plan.container_path] = disk.pci_path
@@ -64,6 +65,24 @@ class Disks:
                 if self._disks[name].users == 0:
                     del self._disks[name]
                     self._unplug(name)
+
+    def grow(self, path: str, size_bytes: int) -> None:
+        """Let a volume's disk have grown, by the guest's path.  Never makes it smaller.
+
+        Raises NOT_FOUND without such a volume, OUT_OF_RANGE for less than it has.
+        """
+        with self._lock:
+            disk = self._disks.get(_name_volume(path))
+            if disk is None:
+                raise KataError(f"resize volume {path}: it is not in use", Code.NOT_FOUND)
+            with open(disk.host_path, "rb") as file:
+                now_bytes = file.seek(0, os.SEEK_END)
+            if size_bytes < now_bytes:
+                raise KataError(
+                    f"resize {disk.host_path} to {size_bytes} bytes: it has {now_bytes}",
+                    Code.OUT_OF_RANGE,
+                )
+            self._hypervisor().resize_block(_name_volume(path), size_bytes)
 
     def _plug(self, name: str, plan: DiskPlan) -> str:
         try:
@@ -85,5 +104,9 @@ class Disks:
 def _name(container_id: str, index: int, plan: DiskPlan) -> str:
     """Return the disk's id: QEMU's start with a letter and have no limit worth minding."""
     if plan.volume:
-        return f"volume-{binascii.crc32(os.fsencode(plan.container_path)):08x}"
+        return _name_volume(plan.container_path)
     return f"disk-{container_id}-{index}"
+
+
+def _name_volume(path: str) -> str:
+    return f"volume-{binascii.crc32(os.fsencode(path)):08x}"

@@ -76,7 +76,7 @@ class Sandbox:
         self._network: SandboxNetwork | None = None
         self._volumes: WatchedVolumes | None = None
         self._volumes_lock = threading.Lock()
-        self._disks = Disks(lambda: self.hypervisor, log)
+        self.disks = Disks(lambda: self.hypervisor, log)
         self._stop_lock = threading.Lock()
         self._stopped = False
         self._aborted = False
@@ -245,7 +245,7 @@ class Sandbox:
         """Create a prepared container in the guest (see Container.create)."""
         started = time.monotonic()
         try:
-            disks = self._disks.plug(container.id, planned.disks)
+            disks = self.disks.plug(container.id, planned.disks)
             with self.trace.step(f"create {container.id[:SHOWN]}"):
                 self.call(
                     "create container",
@@ -272,7 +272,7 @@ class Sandbox:
     def release_disks(self, container_id: str) -> None:
         """Take the disks of a container out again, after the container itself is gone."""
         if not self._stopped:
-            self._disks.release(container_id)
+            self.disks.release(container_id)
 
     def stop(self, *, graceful: bool) -> None:
         """End the machine and give everything back.  May be called twice; the second waits."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.log import Logger
 from kata.host.sandbox.container import Container
+from kata.host.sandbox.mounts import name_direct_volume
 from kata.host.sandbox.record import state_folder
 from kata.host.sandbox.sandbox import Sandbox
 from kata.host.sandbox.states import State
@@ -20,6 +22,7 @@ from kata.host.shim.http import JSON, BadRequestError, HttpServer, Request, Resp
 from kata.host.shim.metrics import Metrics
 from kata.host.shim.overhead import GuestUse
 from kata.rpc.durations import Durations
+from kata.rpc.pb import csi_pb2
 
 SOCKET = "shim-monitor.sock"
 # Prometheus's text format.
@@ -54,10 +57,19 @@ class Management:
 
     def respond(self, request: Request) -> Response:
         """Answer one request.  Raises NOT_FOUND for a path that is none, or KataError."""
-        routes = {
+        routes: dict[tuple[str, str], Callable[[Request], Response]] = {
             ("GET", "/metrics"): self._get_metrics,
             ("GET", "/agent-url"): self._get_agent_url,
             ("GET", "/sandbox"): self._get_sandbox,
+            ("GET", "/iptables"): partial(self._get_rules, is_ipv6=False),
+            ("PUT", "/iptables"): partial(self._set_rules, is_ipv6=False),
+            ("GET", "/ip6tables"): partial(self._get_rules, is_ipv6=True),
+            ("PUT", "/ip6tables"): partial(self._set_rules, is_ipv6=True),
+            ("PUT", "/policy"): self._set_policy,
+            # Upstream's Go programs use the first, those in Rust the second.
+            ("GET", "/direct-volume/stats"): self._get_volume_stats,
+            ("POST", "/direct-volume/stats"): self._get_volume_stats,
+            ("POST", "/direct-volume/resize"): self._resize_volume,
         }
         route = routes.get((request.method, request.path))
         if route is not None:
@@ -84,6 +96,36 @@ class Management:
         pod = {f"cri_{key}": text for key, text in asdict(self._sandbox.pod.identity).items()}
         return Response(json.dumps({"id": self._sandbox.id, **pod}).encode(), JSON)
 
+    def _get_rules(self, _: Request, *, is_ipv6: bool) -> Response:
+        return Response(self._sandbox.agent.get_iptables(is_ipv6=is_ipv6))
+
+    def _set_rules(self, request: Request, *, is_ipv6: bool) -> Response:
+        return Response(self._sandbox.agent.set_iptables(request.body, is_ipv6=is_ipv6))
+
+    def _set_policy(self, request: Request) -> Response:
+        self._sandbox.agent.set_policy(_decode(request.body))
+        return Response(b"")
+
+    def _get_volume_stats(self, request: Request) -> Response:
+        from urllib.parse import parse_qs
+
+        (path,) = parse_qs(request.query).get("path", [""])
+        stats = self._sandbox.agent.measure_volume(name_direct_volume(path))
+        return Response(render_volume_stats(stats).encode(), JSON)
+
+    def _resize_volume(self, request: Request) -> Response:
+        try:
+            wish = json.loads(_decode(request.body))
+            path, size = str(wish["VolumePath"]), int(wish["Size"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise KataError(
+                f"read request: no JSON with VolumePath and Size: {error}", Code.INVALID_ARGUMENT
+            ) from error
+        point = name_direct_volume(path)
+        self._sandbox.disks.grow(point, size)
+        self._sandbox.agent.resize_volume(point, size)
+        return Response(b"")
+
     def _list_uses(self) -> list[GuestUse]:
         return [
             use
@@ -99,3 +141,28 @@ class Management:
             return None  # it has just ended
         cpu_s = stats.cpu_stats.cpu_usage.total_usage / 1e9
         return GuestUse(container.id, stats.memory_stats.usage.usage, cpu_s)
+
+
+def render_volume_stats(stats: csi_pb2.VolumeStatsResponse) -> str:
+    """Return how full a volume is, as upstream prints it: its message as JSON."""
+    usage = [
+        {
+            "available": each.available,
+            "total": each.total,
+            "used": each.used,
+            "unit": each.unit,
+        }
+        for each in stats.usage
+    ]
+    condition = {
+        "abnormal": stats.volume_condition.abnormal,
+        "message": stats.volume_condition.message,
+    }
+    return json.dumps({"usage": usage, "volume_condition": condition})
+
+
+def _decode(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise KataError(f"read request: {error}", Code.INVALID_ARGUMENT) from error

@@ -166,6 +166,10 @@ class Qemu:
         """Plug a disk in; returns its PCI path in the guest."""
         return hotplug.plug_block(self._monitor(), self._ports, device)
 
+    def resize_block(self, device_id: str, size_bytes: int) -> None:
+        """Tell the guest that a disk has grown; a file is made to."""
+        hotplug.resize_block(self._monitor(), device_id, size_bytes)
+
     def unplug(self, device_id: str, timeout_s: float) -> None:
         """Take a device out; returns when the guest has let go of it."""
         hotplug.unplug(self._monitor(), self._ports, device_id, timeout_s)

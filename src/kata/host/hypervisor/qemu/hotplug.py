@@ -106,7 +106,7 @@ def plug_share(qmp: Qmp, ports: RootPorts, share: SharedFolder, fd: int) -> None
 
 def plug_block(qmp: Qmp, ports: RootPorts, device: BlockDevice) -> str:
     """Plug a raw disk; returns the PCI path in the guest."""
-    node = f"disk-{device.id}"
+    node = _node(device.id)
     file = {
         "driver": "host_device" if device.raw_device else "file",
         "filename": device.path,
@@ -123,6 +123,11 @@ def plug_block(qmp: Qmp, ports: RootPorts, device: BlockDevice) -> str:
     )
 
 
+def resize_block(qmp: Qmp, device_id: str, size_bytes: int) -> None:
+    """Give a plugged disk another size, which its file gets as well."""
+    qmp.execute("block_resize", {"node-name": _node(device_id), "size": size_bytes})
+
+
 def unplug(qmp: Qmp, ports: RootPorts, device_id: str, timeout_s: float) -> None:
     """Ask the guest to let go of a device, wait until it has, and drop what stands behind it."""
     backend = ports.backend(device_id)
@@ -130,6 +135,10 @@ def unplug(qmp: Qmp, ports: RootPorts, device_id: str, timeout_s: float) -> None
     qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout_s)
     ports.release(device_id)
     qmp.execute(*backend)
+
+
+def _node(device_id: str) -> str:
+    return f"disk-{device_id}"
 
 
 def _plug(qmp: Qmp, ports: RootPorts, backend: Command, properties: dict[str, object]) -> str:
