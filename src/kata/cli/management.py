@@ -9,7 +9,7 @@ from kata.base.trace import find_sandbox_folder
 
 # Where the sandboxes' state folders are.
 ROOT = "/run/kata"
-_SOCKET = "shim-monitor.sock"
+SOCKET = "shim-monitor.sock"
 # A guest that is slow answers within this time, or does not.
 _TIMEOUT_S = 90.0
 _CODES = {
@@ -43,7 +43,7 @@ def ask(
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.sock.settimeout(timeout_s)
     try:
-        connection.sock.connect(f"{folder}/{_SOCKET}")
+        connection.sock.connect(f"{folder}/{SOCKET}")
         connection.request(method, path, body)
         answer = connection.getresponse()
         content = answer.read()

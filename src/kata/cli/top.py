@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from kata.base.errors import Code, KataError
-from kata.cli.management import ROOT, ask
+from kata.cli.management import ROOT, SOCKET, ask
 from kata.cli.usage import Look, compare, read_look, render_bytes
 
 TYPE_CHECKING = False
@@ -93,19 +93,18 @@ class Watcher:
             names = os.listdir(self._root)
         except FileNotFoundError:
             return []
-        return [
-            name
-            for name in names
-            if not name.startswith(".") and os.path.isdir(f"{self._root}/{name}")
-        ]
+        # Machines that wait for a sandbox, and what starts, have no socket.
+        return [name for name in names if os.path.exists(f"{self._root}/{name}/{SOCKET}")]
 
     def _look_at(self, name: str) -> Look | None:
         try:
             if name not in self.pods:
                 self.pods[name] = _name_pod(json.loads(self._ask(name, "/sandbox")))
-            return read_look(self._ask(name, "/metrics").decode("utf-8", "replace"), time.monotonic())
+            return read_look(
+                self._ask(name, "/metrics").decode("utf-8", "replace"), time.monotonic()
+            )
         except (KataError, ValueError):
-            return None  # it starts, ends or hangs; the table shows that it is there
+            return None  # it ends or hangs; the table shows that it is there
 
     def _ask(self, name: str, path: str) -> bytes:
         return ask(name, "GET", path, root=self._root, timeout_s=_TIMEOUT_S)

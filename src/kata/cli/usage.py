@@ -77,15 +77,15 @@ def compare(before: Look, now: Look) -> Usage:
     """Return what happened between two looks; a counter that went back has begun anew."""
     passed_s = max(now.at - before.at, 1e-3)
 
-    def rate(name: str) -> float:
-        return max(0.0, getattr(now, name) - getattr(before, name)) / passed_s
+    def rate(earlier: float, later: float) -> float:
+        return max(0.0, later - earlier) / passed_s
 
     return Usage(
-        cpu_percent=100 * rate("cpu_s"),
-        received=rate("received"),
-        sent=rate("sent"),
-        read=rate("read"),
-        written=rate("written"),
+        cpu_percent=100 * rate(before.cpu_s, now.cpu_s),
+        received=rate(before.received, now.received),
+        sent=rate(before.sent, now.sent),
+        read=rate(before.read, now.read),
+        written=rate(before.written, now.written),
     )
 
 
