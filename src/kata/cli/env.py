@@ -18,14 +18,27 @@ if TYPE_CHECKING:
     from kata.cli.settings import Settings
     from kata.cli.table import Options, Verb
     from kata.config.origins import Value
+    from kata.config.records import Config
 
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Print it as TOML, or JSON.  Raises KataError for a configuration that is wrong."""
     config = load_config(settings.config_path or None, os.environ)
-    values = list_values(config)
+    if options.has("json"):
+        print(json.dumps(describe(config), indent=2))
+    else:
+        print(render_toml(_describe(config), list_values(config)), end="")
+    return 0
+
+
+def describe(config: Config) -> dict[str, dict[str, Any]]:
+    """Return versions and host, and below ``configuration`` each value with its origin."""
+    return {**_describe(config), "configuration": _group(list_values(config))}
+
+
+def _describe(config: Config) -> dict[str, dict[str, Any]]:
     hypervisor = config.hypervisor
-    tables: dict[str, dict[str, Any]] = {
+    return {
         "runtime": {"version": VERSION, "oci": SPEC_VERSION, "configuration": config.path},
         "versions": {
             "qemu": host.find_version([hypervisor.path, "--version"]),
@@ -39,11 +52,6 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
         },
         "host": host.describe_host(),
     }
-    if options.has("json"):
-        print(json.dumps({**tables, "configuration": _group(values)}, indent=2))
-    else:
-        print(render_toml(tables, values), end="")
-    return 0
 
 
 def render_toml(tables: dict[str, dict[str, Any]], values: list[Value]) -> str:

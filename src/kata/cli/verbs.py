@@ -264,6 +264,16 @@ VERBS = (
         oci=False,
     ),
     Verb(
+        "collect",
+        "kata.cli.collect",
+        "",
+        0,
+        0,
+        "write an archive for a report of a fault, secrets left out",
+        (Flag(("output", "o"), "the archive's file; - is standard output"),),
+        oci=False,
+    ),
+    Verb(
         "check",
         "kata.cli.check",
         "",

@@ -10,6 +10,7 @@ from kata.cli.oci.state import describe_more, describe_state
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from kata.cli.settings import Settings
     from kata.cli.table import Options, Verb
@@ -23,14 +24,11 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
     form = options.text("format")
     if form not in ("table", "json"):
         raise KataError("invalid format option", Code.INVALID_ARGUMENT)
-    records = list_records(settings.root)
     if options.has("quiet"):
-        for record in records:
+        for record in list_records(settings.root):
             print(record.id)
         return 0
-    states = [
-        {**describe_state(record, record.status), **describe_more(record)} for record in records
-    ]
+    states = list_states(settings.root)
     if form == "json":
         print(render_json(states or None))
         return 0
@@ -40,6 +38,14 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
     ]
     print("\n".join(render_table([list(_TITLES), *rows])))
     return 0
+
+
+def list_states(root: str) -> list[dict[str, Any]]:
+    """Return the state of each container below a root."""
+    return [
+        {**describe_state(record, record.status), **describe_more(record)}
+        for record in list_records(root)
+    ]
 
 
 def render_table(rows: Sequence[Sequence[str]]) -> list[str]:
