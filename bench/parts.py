@@ -13,6 +13,7 @@ from bench.density import SMALL_MIB, measure_capacity, measure_density, measure_
 from bench.engines import measure_engines
 from bench.files import measure_files
 from bench.memory import measure_memory
+from bench.monitor import measure_monitor
 from bench.pods import measure_pods
 from bench.restore import measure_restore
 from bench.roots import measure_roots
@@ -69,6 +70,7 @@ PARTS: dict[str, Callable[[Bed], Iterator[Figure]]] = {
     "shares": measure_shares,
     "engines": measure_engines,
     "pods": lambda bed: iter(measure_pods(bed.rounds)),
+    "monitor": lambda bed: measure_monitor(bed.rounds),
 }
 
 

@@ -23,10 +23,11 @@ SHARE = "/usr/share/kata-containers"
 CACHE = "/var/cache/kata-image"
 # What the factory makes while the product is used.
 TEMPLATES = "/run/vc/vm/template"
-UNIT = "/usr/lib/systemd/system/kata-factory.service"
+UNITS = "/usr/lib/systemd/system"
 MANUAL = "/usr/local/share/man/man8/kata-runtime.8"
 COMPLETION = "/usr/share/bash-completion/completions/kata-runtime"
-SHIPPED_UNIT = os.path.join(CHECKOUT, "config", "systemd", "kata-factory.service")
+SHIPPED_UNITS = os.path.join(CHECKOUT, "config", "systemd")
+UNIT_NAMES = ("kata-factory.service", "kata-monitor.service")
 CONFIGURATION = "/usr/share/defaults/kata-containers/configuration.toml"
 
 
@@ -54,8 +55,9 @@ def install() -> None:
     build_image(f"{PROGRAMS}/kata-image", SHARE)
     with open(SHIPPED_CONFIGURATION, encoding="utf-8") as file:
         write_file(CONFIGURATION, file.read())
-    with open(SHIPPED_UNIT, encoding="utf-8") as file:
-        write_file(UNIT, file.read().replace("@PROGRAMS@", PROGRAMS))
+    for name in UNIT_NAMES:
+        with open(os.path.join(SHIPPED_UNITS, name), encoding="utf-8") as file:
+            write_file(os.path.join(UNITS, name), file.read().replace("@PROGRAMS@", PROGRAMS))
     for path, words in ((MANUAL, ["manual"]), (COMPLETION, ["completion", "bash"])):
         write_file(path, read_output([f"{PROGRAMS}/kata-runtime", *words]))
     say("installed")
@@ -66,7 +68,7 @@ def write_manifest() -> None:
     files = [
         *(f"{PROGRAMS}/{name}" for name in launchers.PROGRAMS),
         CONFIGURATION,
-        UNIT,
+        *(f"{UNITS}/{name}" for name in UNIT_NAMES),
         MANUAL,
         COMPLETION,
     ]

@@ -43,6 +43,15 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def test_the_library_of_the_monitor_is_its_alone() -> None:
+    users = {
+        part_of(".".join(path.relative_to(SOURCE).with_suffix("").parts))
+        for path in SOURCE.glob("kata/**/*.py")
+        if any(name.split(".")[0] == "prometheus_client" for name in imported(path))
+    }
+    assert users == {"kata.monitor"}
+
+
 def test_imports_go_down() -> None:
     wrong = []
     for path in sorted(SOURCE.glob("kata/*/**/*.py")):

@@ -20,7 +20,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "SHARE": "share",
         "CACHE": "cache",
         "TEMPLATES": "templates",
-        "UNIT": "systemd/kata-factory.service",
+        "UNITS": "systemd",
         "MANUAL": "man/kata-runtime.8",
         "COMPLETION": "completions/kata-runtime",
         "CONFIGURATION": "defaults/kata/configuration.toml",
