@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
+from pathlib import Path
 
 from tests.support.runtime import Runtime
 
@@ -90,3 +92,19 @@ def test_other_paths(runtime: Runtime, shared: str) -> None:
         assert status == 501
     assert ask(shared, "/nothing")[0] == 404
     assert ask(shared, "/metrics", "DELETE")[0] == 405
+
+
+def test_a_machine_that_hangs(runtime: Runtime, shared: str) -> None:
+    """What the host knows is told without it."""
+    record = json.loads(Path(f"/run/kata/{shared}/record.json").read_text())
+    (pid,) = [entry["pid"] for entry in record["processes"] if entry["role"] == "qemu"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        text = runtime.call("metrics", shared).stdout
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert "kata_hypervisor_threads " in text
+    assert "kata_shim_fds " in text
+    assert "kata_guest" not in text
+    assert "kata_shim_pod_overhead" not in text  # which would be too much, without the guest's part
+    assert "kata_guest_load" in runtime.call("metrics", shared).stdout

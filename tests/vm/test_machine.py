@@ -27,7 +27,7 @@ _TIMEOUT_S = 20.0
 
 def names(sandbox: Sandbox, family: str, label: str) -> set[str]:
     """Return the values that a label of a metric family has in the guest."""
-    text = sandbox.agent.get_metrics()
+    text = sandbox.agent.get_metrics(60.0)
     return set(re.findall(rf'^{family}{{[^}}]*{label}="([^"]+)"', text, re.MULTILINE))
 
 

@@ -33,6 +33,11 @@ class Durations:
             counts[bucket] += 1
             total_ms[0] += took_ms
 
+    def clear(self) -> None:
+        """Forget all calls."""
+        with self._lock:
+            self._actions.clear()
+
     def samples(self) -> Iterator[Sample]:
         """Return the histograms' samples, told apart by the label ``action``."""
         with self._lock:

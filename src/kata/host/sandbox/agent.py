@@ -146,13 +146,15 @@ class Agent:
         request.resources.CopyFrom(resources)
         self._do("UpdateContainer", request)
 
-    def stats_container(self, container_id: str) -> agent_pb2.StatsContainerResponse:
+    def stats_container(
+        self, container_id: str, timeout_s: float = _DEFAULT_TIMEOUT_S
+    ) -> agent_pb2.StatsContainerResponse:
         """Return a container's use of resources."""
         return self._client.call(
             "grpc.AgentService/StatsContainer",
             agent_pb2.StatsContainerRequest(container_id=container_id),
             agent_pb2.StatsContainerResponse,
-            _DEFAULT_TIMEOUT_S,
+            timeout_s,
         )
 
     def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
@@ -281,13 +283,13 @@ class Agent:
         """Give the agent another policy; UNIMPLEMENTED where it has none."""
         self._do("SetPolicy", agent_pb2.SetPolicyRequest(policy=policy))
 
-    def get_metrics(self) -> str:
+    def get_metrics(self, timeout_s: float) -> str:
         """Return the guest's metrics as Prometheus text."""
         answer = self._client.call(
             "grpc.AgentService/GetMetrics",
             agent_pb2.GetMetricsRequest(),
             agent_pb2.Metrics,
-            _DEFAULT_TIMEOUT_S,
+            timeout_s,
         )
         return answer.metrics
 

@@ -136,6 +136,7 @@ class Machine:
         The threads of the machine's that call into the sandbox are started anew, by this one.
         """
         self._context = context
+        self.durations.clear()  # what was before is not the sandbox's
         processes = {"qemu": self._vm, "virtiofsd": self._share}
         for role, child in processes.items():
             if child is not None:

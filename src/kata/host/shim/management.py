@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -126,21 +127,27 @@ class Management:
         self._sandbox.agent.resize_volume(point, size)
         return Response(b"")
 
-    def _list_uses(self) -> list[GuestUse]:
-        return [
-            use
+    def _list_uses(self, timeout_s: float) -> list[GuestUse]:
+        deadline = time.monotonic() + timeout_s
+        uses = [
+            self._find_use(container.id, deadline)
             for container in self._list_containers()
-            if container.process.state in _ALIVE and (use := self._find_use(container))
+            if container.process.state in _ALIVE
         ]
+        return [use for use in uses if use is not None]
 
-    def _find_use(self, container: Container) -> GuestUse | None:
+    def _find_use(self, container_id: str, deadline: float) -> GuestUse | None:
+        """Ask the guest.  Raises DEADLINE_EXCEEDED."""
+        left_s = max(0.0, deadline - time.monotonic())
         try:
-            stats = container.stats(self._sandbox.agent).cgroup_stats
+            stats = self._sandbox.agent.stats_container(container_id, left_s).cgroup_stats
         except KataError as error:
-            self._log.debug("use not known", container=container.id, error=describe_error(error))
+            if error.code == Code.DEADLINE_EXCEEDED:
+                raise
+            self._log.debug("use not known", container=container_id, error=describe_error(error))
             return None  # it has just ended
         cpu_s = stats.cpu_stats.cpu_usage.total_usage / 1e9
-        return GuestUse(container.id, stats.memory_stats.usage.usage, cpu_s)
+        return GuestUse(container_id, stats.memory_stats.usage.usage, cpu_s)
 
 
 def render_volume_stats(stats: csi_pb2.VolumeStatsResponse) -> str:

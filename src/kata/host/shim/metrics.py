@@ -26,6 +26,8 @@ _GUEST = tuple(
     f"{start}kata_{part}_" for start in ("", "# HELP ", "# TYPE ") for part in ("agent", "guest")
 )
 _GUEST_BYTES = 1 << 20
+# A guest that hangs delays the host's part no longer than that: Prometheus has deadlines as well.
+_GUEST_S = 2.0
 
 
 class Metrics:
@@ -34,11 +36,14 @@ class Metrics:
     def __init__(
         self,
         sandbox: Sandbox,
-        list_uses: Callable[[], Sequence[GuestUse]],
+        list_uses: Callable[[float], Sequence[GuestUse]],
         durations: Durations,
         log: Logger,
     ) -> None:
-        """``list_uses`` asks the guest what its containers use; ``durations`` are the engine's."""
+        """``list_uses`` asks the guest what its containers use, within so many seconds.
+
+        ``durations`` are those of the engine's calls.
+        """
         self._sandbox = sandbox
         self._list_uses = list_uses
         self._durations = durations
@@ -77,11 +82,11 @@ class Metrics:
                 yield "kata_hypervisor_netdev", GAUGE, text, read_network(pid)
             yield from self._overhead([pid for pids in families.values() for pid in pids])
         except (OSError, KataError) as error:
-            # The machine ends while its metrics are read: then there are none of it.
+            # The machine ends while its metrics are read, or its agent hangs.
             self._log.debug("metrics left out", error=describe_error(error))
 
     def _overhead(self, pids: Sequence[int]) -> Iterator[Family]:
-        uses = self._list_uses()
+        uses = self._list_uses(_GUEST_S)
         text = "host memory of the pod beyond what its containers use, in bytes"
         name = "kata_shim_pod_overhead_memory_in_bytes"
         yield name, GAUGE, text, one(memory_overhead(pids, uses))
@@ -92,12 +97,12 @@ class Metrics:
 
     def _render_guest(self) -> str:
         try:
-            text = self._sandbox.agent.get_metrics()
+            text = self._sandbox.agent.get_metrics(_GUEST_S)
         except KataError as error:
             self._log.info("no metrics of the guest", error=describe_error(error))
             return ""
-        if len(text) > _GUEST_BYTES:
-            self._log.warning("metrics of the guest left out", length=len(text))
+        if len(text.encode()) > _GUEST_BYTES:
+            self._log.warning("metrics of the guest left out", reason="too many bytes")
             return ""
         return "".join(f"{line}\n" for line in text.split("\n") if line.startswith(_GUEST))
 

@@ -183,9 +183,12 @@ class User(_message.Message):
     GID_FIELD_NUMBER: _builtins.int
     ADDITIONALGIDS_FIELD_NUMBER: _builtins.int
     USERNAME_FIELD_NUMBER: _builtins.int
+    UMASK_FIELD_NUMBER: _builtins.int
     UID: _builtins.int
     GID: _builtins.int
     Username: _builtins.str
+    Umask: _builtins.int
+    """Not in upstream's protocol, whose containers have their image's mask."""
     @_builtins.property
     def AdditionalGids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -195,12 +198,15 @@ class User(_message.Message):
         GID: _builtins.int = ...,
         AdditionalGids: _abc.Iterable[_builtins.int] | None = ...,
         Username: _builtins.str = ...,
+        Umask: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["Umask", b"Umask", "_Umask", b"_Umask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["AdditionalGids", b"AdditionalGids", "GID", b"GID", "UID", b"UID", "Username", b"Username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["AdditionalGids", b"AdditionalGids", "GID", b"GID", "UID", b"UID", "Umask", b"Umask", "Username", b"Username", "_Umask", b"_Umask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__Umask: _TypeAlias = _typing.Literal["Umask"]  # noqa: Y015
+    _WhichOneofArgType__Umask: _TypeAlias = _typing.Literal["_Umask", b"_Umask"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__Umask) -> _WhichOneofReturnType__Umask | None: ...
 
 Global___User: _TypeAlias = User  # noqa: Y015
 
