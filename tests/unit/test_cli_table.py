@@ -114,6 +114,8 @@ def test_bash_completes_verbs_and_flags() -> None:
     assert complete("--log-") == {"--log-format"}
     assert complete("--root", "/x", "exec", "--pid") == {"--pid-file"}
     assert complete("factory", "--j") == {"--json"}
+    assert complete("direct-volume", "re") == {"remove", "resize"}
+    assert {"get", "set"} <= complete("iptables", "")
 
 
 def test_the_manual_has_every_verb_and_flag() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from kata.base.errors import Code, KataError
-from kata.cli.management import ask, read_input
+from kata.cli.management import ask, read_input, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +19,9 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
     path = "/ip6tables" if options.has("v6") else "/iptables"
     match options.words:
         case ["get"]:
-            sys.stdout.buffer.write(ask(sandbox, "GET", path))
+            show(ask(sandbox, "GET", path))
         case ["set", file]:
-            sys.stdout.buffer.write(ask(sandbox, "PUT", path, read_input(file)))
+            show(ask(sandbox, "PUT", path, read_input(file)))
         case _:
             raise KataError("iptables: neither get nor set FILE", Code.INVALID_ARGUMENT)
     return 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 
 from kata.base.errors import KataError
 from kata.base.trace import find_sandbox_folder
+from kata.cli.management import make_printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +38,10 @@ class Line:
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Print them, each with its source.  Raises NOT_FOUND without such a sandbox."""
+    to_terminal = sys.stdout.isatty()
     for line in collect(options.words[0], _ROOT, settings.root):
-        print(f"{line.source:8} {line.text}")
+        # Part of it is the guest's word.
+        print(f"{line.source:8} {make_printable(line.text) if to_terminal else line.text}")
     return 0
 
 

@@ -62,6 +62,27 @@ def ask(
     return content
 
 
+def show(data: bytes) -> None:
+    """Write what a guest says to standard output; to a terminal, only what it can show."""
+    import sys
+
+    if sys.stdout.isatty():
+        text = data.decode("utf-8", "replace")
+        sys.stdout.write("".join(f"{make_printable(line)}\n" for line in text.splitlines()))
+    else:
+        sys.stdout.buffer.write(data)
+
+
+def make_printable(text: str) -> str:
+    """Return a line without what would command a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\t" else f"\\x{ord(letter):02x}"
+        for letter in text
+    )
+
+
 def read_input(path: str) -> bytes:
     """Return a file's content; ``-`` is standard input."""
     import sys

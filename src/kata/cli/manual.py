@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kata.cli.settings import Settings
     from kata.cli.table import Flag, Options, Verb
 
+# What some verbs name a sandbox by.
+_SANDBOX = next(flag for verb in VERBS for flag in verb.flags if flag.name == "sandbox-id")
 _BASH = """\
 # bash completion of kata-runtime; zsh takes it after `bashcompinit`.
 _kata_runtime() {{
@@ -32,6 +34,13 @@ _kata_runtime() {{
     esac
     if [[ $word != -* && " {with_ids} " == *" $verb "* ]]; then
         words+=" $(kata-runtime list -q 2>/dev/null)"
+    fi
+    if [[ " {with_sandboxes} " == *" $verb "* && $word != -* ]]; then
+        local socket
+        for socket in /run/kata/*/shim-monitor.sock; do
+            socket=${{socket%/*}}
+            [[ $socket == *"*" ]] || words+=" ${{socket##*/}}"
+        done
     fi
     COMPREPLY=($(compgen -W "$words" -- "$word"))
 }}
@@ -54,9 +63,8 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
 
 def render_completion() -> str:
     """Return a script for bash."""
-    cases = [
-        f'        {verb.name}) words="{_names(verb.flags)}" ;;' for verb in VERBS if verb.flags
-    ]
+    words = {verb.name: f"{_names(verb.flags)} {_alternatives(verb)}".strip() for verb in VERBS}
+    cases = [f'        {name}) words="{text}" ;;' for name, text in words.items() if text]
     valued = [name for flag in GLOBAL_FLAGS if flag.kind != SWITCH for name in _dashed(flag)]
     return _BASH.format(
         verbs=" ".join(verb.name for verb in VERBS),
@@ -64,7 +72,18 @@ def render_completion() -> str:
         cases="\n".join(cases),
         valued="|".join(valued),
         with_ids=" ".join(verb.name for verb in VERBS if verb.words.startswith("<container-id>")),
+        with_sandboxes=" ".join(verb.name for verb in VERBS if _takes_sandbox(verb)),
     )
+
+
+def _alternatives(verb: Verb) -> str:
+    """Return the words that stand literally in a verb's usage: ``get || set <file>``."""
+    firsts = [part.split()[:1] for part in verb.words.split("|")]
+    return " ".join(word for first in firsts for word in first if word[0] not in "<-[")
+
+
+def _takes_sandbox(verb: Verb) -> bool:
+    return "<id>" in verb.words or "<sandbox>" in verb.words or _SANDBOX in verb.flags
 
 
 def render_manual() -> Iterator[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from kata.cli.management import ask
+from kata.cli.management import ask, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,5 +12,5 @@ if TYPE_CHECKING:
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Print them.  Raises NOT_FOUND without such a sandbox."""
-    sys.stdout.write(ask(options.words[0], "GET", "/metrics").decode("utf-8", "replace"))
+    show(ask(options.words[0], "GET", "/metrics"))
     return 0

@@ -150,7 +150,8 @@ def _render_row(name: str, watcher: Watcher, usage: Usage | None) -> list[str]:
 
 def _name_pod(described: Mapping[str, str]) -> str:
     name, namespace = described.get("cri_name", ""), described.get("cri_namespace", "")
-    return f"{namespace}/{name}" if name else ""
+    # Rich takes brackets for commands.
+    return f"{namespace}/{name}".replace("[", "(") if name else ""
 
 
 def _parse_interval(text: str) -> float:

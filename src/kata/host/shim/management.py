@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -110,8 +111,8 @@ class Management:
     def _get_volume_stats(self, request: Request) -> Response:
         from urllib.parse import parse_qs
 
-        (path,) = parse_qs(request.query).get("path", [""])
-        stats = self._sandbox.agent.measure_volume(name_direct_volume(path))
+        path = parse_qs(request.query).get("path", [""])[0]
+        stats = self._sandbox.agent.measure_volume(_find_point(path))
         return Response(render_volume_stats(stats).encode(), JSON)
 
     def _resize_volume(self, request: Request) -> Response:
@@ -122,7 +123,7 @@ class Management:
             raise KataError(
                 f"read request: no JSON with VolumePath and Size: {error}", Code.INVALID_ARGUMENT
             ) from error
-        point = name_direct_volume(path)
+        point = _find_point(path)
         self._sandbox.disks.grow(point, size)
         self._sandbox.agent.resize_volume(point, size)
         return Response(b"")
@@ -166,6 +167,13 @@ def render_volume_stats(stats: csi_pb2.VolumeStatsResponse) -> str:
         "message": stats.volume_condition.message,
     }
     return json.dumps({"usage": usage, "volume_condition": condition})
+
+
+def _find_point(path: str) -> str:
+    """Return where the guest mounts a volume.  Raises INVALID_ARGUMENT for what is no path."""
+    if not os.path.isabs(path):
+        raise KataError(f"find volume {path!r}: no absolute path", Code.INVALID_ARGUMENT)
+    return name_direct_volume(path)
 
 
 def _decode(body: bytes) -> str:

@@ -104,7 +104,9 @@ class Metrics:
         if len(text.encode()) > _GUEST_BYTES:
             self._log.warning("metrics of the guest left out", reason="too many bytes")
             return ""
-        return "".join(f"{line}\n" for line in text.split("\n") if line.startswith(_GUEST))
+        # Printable: it may be shown on a terminal.
+        lines = (line for line in text.split("\n") if line.startswith(_GUEST))
+        return "".join(f"{line}\n" for line in lines if line.isprintable())
 
 
 def _in_snake_case(samples: Iterator[Sample]) -> Iterator[Sample]:
