@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -127,10 +128,11 @@ def test_ports_and_volumes(podman: Engine, box: str, tmp_path: Path) -> None:
 
 def test_limits_are_the_guests(podman: Engine) -> None:
     shown = podman.run(
-        *("run", "--rm", "--network", "none", "--memory", "100m", "--pids-limit", "50", IMAGE),
-        *("cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max"),
+        *("run", "--rm", "--network", "none", "--memory", "100m", "--pids-limit", "50"),
+        *("--umask", "0027", IMAGE),
+        *("sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; umask"),
     )
-    assert shown.split() == [str(100 << 20), "50"]
+    assert shown.split() == [str(100 << 20), "50", "0027"]
 
 
 def test_a_pod_is_one_machine(podman: Engine) -> None:
@@ -245,3 +247,19 @@ def test_kill_9_of_conmon(podman: Engine, box: str) -> None:
     wait_until(lambda: not is_alive(stand_in))
     # Without conmon Podman 4.3 does not tell the runtime, runc neither; an operator can.
     run_engine([PROGRAM, "delete", container])
+
+
+def test_kill_9_of_podman(podman: Engine, box: str) -> None:
+    """The engine's process in the foreground: the container is conmon's and goes on."""
+    words = ("run", "--name", box, "--network", "none", IMAGE, "sh", "-c", "echo up; sleep 1000")
+    engine = podman.begin(*words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert engine.stdout is not None
+    assert engine.stdout.readline() == "up\n"
+    stand_in = find_pid(podman, box)
+    engine.kill()
+    engine.wait()
+    engine.stdout.close()
+    assert podman.run("exec", box, "echo", "here") == "here"
+    assert is_alive(stand_in)
+    podman.call("rm", "--force", "--time", "0", box)
+    wait_until(lambda: not is_alive(stand_in))
