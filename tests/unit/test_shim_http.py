@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,12 +75,15 @@ def path(tmp_path: Path) -> Iterator[str]:
             raise KataError("find it: there is none", Code.NOT_FOUND, "look elsewhere")
         if request.path == "/broken":
             raise ZeroDivisionError("by zero")
+        if request.path == "/gone":
+            raise FileNotFoundError(2, "No such file or directory", "/dev/x")
         return Response(request.body or b"nothing")
 
     place = f"{tmp_path}/s"
     server = HttpServer(place, respond, Logger(lambda line: None))
     yield place
     server.close()
+    assert not os.path.exists(place)
     server.close()
 
 
@@ -98,6 +104,9 @@ def test_answers_and_errors(path: str) -> None:
     assert missing.startswith(b"HTTP/1.1 404 Not Found\r\n")
     assert missing.endswith(b"find it: there is none (look elsewhere)\n")
     assert exchange(path, b"GET /broken HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 500 ")
+    gone = exchange(path, b"GET /gone HTTP/1.1\r\n\r\n")
+    assert gone.startswith(b"HTTP/1.1 404 ")
+    assert b"/dev/x" in gone
     assert exchange(path, b"what?\r\n\r\n").startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
@@ -115,6 +124,20 @@ def test_one_that_says_nothing_delays_nobody(path: str) -> None:
         for thread in threads:
             thread.join()
         assert [answer[-2:] for answer in answers] == [b"hi"] * 8
+
+
+def test_it_goes_on_when_descriptors_were_short(path: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(20)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            client.connect(path)
+            time.sleep(0.2)  # the server finds that it has none
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_a_path_that_cannot_be(tmp_path: Path) -> None:

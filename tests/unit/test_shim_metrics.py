@@ -56,19 +56,29 @@ def test_methods_are_called_as_upstream_does() -> None:
 def test_overhead_is_never_negative() -> None:
     """Upstream's is, where the guest counts memory that the host has not given it."""
     greedy = GuestUse("c1", 1 << 50, 1e9)
-    own = read_pss(os.getpid())
-    assert 0 < memory_overhead([os.getpid()], [greedy]) < 2 * own
-    overhead = CpuOverhead(asked_at=0.0)
-    assert overhead.measure([os.getpid()], [greedy], 1.0) == 0.0
+    pid = os.getpid()
+    own = read_pss(pid)
+    assert 0 < memory_overhead([pid, pid], [greedy]) < 2 * own
+    overhead = CpuOverhead([pid], 0.0)
+    assert overhead.measure([pid], [greedy], 1.0) == 0.0
+
+
+def spend(seconds: float) -> None:
+    end_at = os.times().user + seconds
+    while os.times().user < end_at:
+        pass
 
 
 def test_overhead_of_the_processor() -> None:
-    overhead = CpuOverhead(asked_at=0.0)
-    first = overhead.measure([], [], 10.0)
-    assert first > 0  # of this process, since its beginning
-    assert overhead.measure([], [], 10.01) == first  # too soon to tell
-    end_at = os.times().user + 0.3
-    while os.times().user < end_at:
-        pass
-    # A container that starts anew counts from nothing.
-    assert overhead.measure([], [GuestUse("c", 0, 0.0)], 11.0) > 20
+    spend(0.1)
+    pid = os.getpid()
+    overhead = CpuOverhead([pid], 0.0)
+    # What was before does not count: a machine may have waited for hours.
+    assert overhead.measure([pid], [], 1000.0) < 1
+    spend(0.3)
+    first = overhead.measure([pid], [], 1001.0)
+    assert first > 20
+    assert overhead.measure([pid], [], 1001.01) == first  # too soon to tell
+    spend(0.3)
+    # What containers use is theirs.
+    assert overhead.measure([pid], [GuestUse("c", 0, 0.3)], 1002.0) < first

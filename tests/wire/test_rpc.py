@@ -245,3 +245,62 @@ def test_a_write_that_waits_ends_with_the_peer() -> None:
     threading.Timer(0.2, theirs.close).start()
     with pytest.raises(OSError, match=r"the peer has hung up|Broken pipe"):
         channel.write_frame(1, frame.RESPONSE, bytes(4 << 20))
+
+
+def test_a_peer_that_does_not_read_delays_nobody_beyond_a_deadline() -> None:
+    """Neither one that waits for room, nor those that wait for that one; nothing is lost."""
+    ours, theirs = socket.socketpair()
+    client = Client(frame.Channel.from_socket(ours))
+    sent = 0
+
+    def fill() -> None:
+        nonlocal sent
+        while True:
+            client.begin("grpc.Health/Check", health_pb2.CheckRequest(service="x" * 5000), 0.05)
+            sent += 1
+
+    with pytest.raises(KataError) as full:
+        fill()
+    assert full.value.code == Code.DEADLINE_EXCEEDED
+    assert sent > 1
+    late: list[int] = []
+
+    def wait() -> None:
+        try:
+            call(client, "x", timeout_s=0.3)
+        except KataError as error:
+            late.append(error.code)
+
+    threads = [threading.Thread(target=wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert late == [Code.DEADLINE_EXCEEDED] * 5
+    # The peer reads again, and finds whole frames: all that were sent, and the one that was begun.
+    reading = frame.Channel.from_socket(theirs)
+    writer = threading.Thread(
+        target=client.begin, args=("grpc.Health/Check", health_pb2.CheckRequest(service="last"))
+    )
+    writer.start()
+    services: list[str] = []
+    while not services or services[-1] != "last":
+        incoming = reading.read_frame()
+        assert incoming is not None
+        request = ttrpc_pb2.Request.FromString(incoming.data)
+        services.append(health_pb2.CheckRequest.FromString(request.payload).service)
+    writer.join(20)
+    assert services[:sent] == ["x" * 5000] * sent
+    assert len(services) <= sent + 2
+    client.close()
+
+
+def test_calls_without_an_answer_are_forgotten() -> None:
+    ours, theirs = socket.socketpair()
+    client = Client(frame.Channel.from_socket(ours))
+    for _ in range(3):
+        with pytest.raises(KataError):
+            call(client, "x", timeout_s=0.01)
+    assert not client._calls
+    client.close()
+    theirs.close()

@@ -55,7 +55,7 @@ class ProcessFiles:
     @property
     def cpu_s(self) -> float:
         """Processor time of the process in seconds."""
-        return (self.stat[14] + self.stat[15]) / os.sysconf("SC_CLK_TCK")
+        return _cpu_s(self.stat)
 
     @property
     def threads(self) -> float:
@@ -89,6 +89,11 @@ class ProcessFiles:
         yield f"{counted}_virtual_memory_max_bytes", GAUGE, f"virtual memory {text} at most", limit
         start = _boot_time() + self.stat[_START] / os.sysconf("SC_CLK_TCK")
         yield f"{counted}_start_time_seconds", GAUGE, f"start {text}, Unix time", one(start)
+
+
+def read_cpu_s(pid: int) -> float:
+    """Return the processor time of a process in seconds.  Raises OSError."""
+    return _cpu_s(parse_stat(_read(f"/proc/{pid}/stat")))
 
 
 def parse_stat(text: str) -> list[float]:
@@ -151,6 +156,10 @@ def describe_process(prefix: str, what: str, files: ProcessFiles) -> Iterator[Fa
     yield f"{prefix}_proc_status", GAUGE, text, items(parse_status(files.status, 1024))
     text = f"/proc/<pid>/io of the {what}"
     yield f"{prefix}_io_stat", GAUGE, text, items(_without_underscores(files.io))
+
+
+def _cpu_s(stat: list[float]) -> float:
+    return (stat[_TIMES["utime"]] + stat[_TIMES["stime"]]) / os.sysconf("SC_CLK_TCK")
 
 
 def _without_underscores(values: Mapping[str, float]) -> dict[str, float]:

@@ -32,9 +32,10 @@ class ConnectionLostError(KataError):
 class Call:
     """One request under way."""
 
-    __slots__ = ("_done", "_error", "_method", "_payload")
+    __slots__ = ("_done", "_error", "_method", "_payload", "stream_id")
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, stream_id: int) -> None:
+        self.stream_id = stream_id
         self._method = method
         self._done = threading.Event()
         self._payload = b""
@@ -97,14 +98,19 @@ class Client:
         began = time.monotonic()
         deadline = None if timeout_s is None else began + timeout_s
         try:
-            payload = self.begin(method, request, timeout_s).wait(deadline)
+            call = self.begin(method, request, timeout_s)
+            try:
+                payload = call.wait(deadline)
+            finally:
+                self._forget(call.stream_id)  # its answer may never come
         finally:
             if self._durations is not None:
                 self._durations.note(request.DESCRIPTOR.full_name, time.monotonic() - began)
         return answer.FromString(payload)
 
     def begin(self, method: str, request: Message, timeout_s: float | None = None) -> Call:
-        """Send a request and return at once."""
+        """Send a request and return at once; DEADLINE_EXCEEDED when the peer does not take it."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         service, _, name = method.rpartition("/")
         message = ttrpc_pb2.Request(
             service=service,
@@ -112,22 +118,29 @@ class Client:
             payload=request.SerializeToString(),
             timeout_nano=0 if timeout_s is None else int(timeout_s * 1e9),
         ).SerializeToString()
-        call = Call(method)
         with self._lock:
             if self._lost is not None:
                 raise ConnectionLostError(f"call {method}: {self._lost}", Code.UNAVAILABLE)
-            stream_id = self._next_id
+            call = Call(method, self._next_id)
             self._next_id += 2  # odd ids are the client's
-            self._calls[stream_id] = call
+            self._calls[call.stream_id] = call
         try:
-            self._channel.write_frame(stream_id, frame.REQUEST, message, frame.REMOTE_CLOSED)
-        except (OSError, frame.OversizedError) as error:
-            with self._lock:
-                self._calls.pop(stream_id, None)
-            if isinstance(error, frame.OversizedError):
-                raise
+            self._channel.write_frame(
+                call.stream_id, frame.REQUEST, message, frame.REMOTE_CLOSED, deadline
+            )
+        except OSError as error:
+            self._forget(call.stream_id)
             raise ConnectionLostError(f"call {method}: {error}", Code.UNAVAILABLE) from error
+        except KataError as error:
+            self._forget(call.stream_id)
+            if error.code != Code.DEADLINE_EXCEEDED:
+                raise
+            raise KataError(f"call {method}: {error}", Code.DEADLINE_EXCEEDED) from error
         return call
+
+    def _forget(self, stream_id: int) -> None:
+        with self._lock:
+            self._calls.pop(stream_id, None)
 
     def close(self) -> None:
         """Hang up; calls under way fail.  May be called twice."""

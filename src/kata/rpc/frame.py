@@ -10,6 +10,7 @@ import os
 import select
 import struct
 import threading
+import time
 
 from kata.base.errors import Code, KataError
 
@@ -34,6 +35,8 @@ NO_DATA = 4
 _READ_CHUNK = 1 << 19
 # A message up to this length is mostly read at once.
 _SHORT = 1 << 13
+# Of send(2); the socket module is not for guests.
+_MSG_DONTWAIT = 0x40
 
 
 class FrameError(KataError):
@@ -73,7 +76,10 @@ class Channel:
     def __init__(self, fd: int, hang_up: Callable[[], None]) -> None:
         self._fd = fd
         self._hang_up = hang_up
+        self._sock: socket.socket | None = None
         self._write_lock = threading.Lock()
+        # What is left of a frame whose writer had a deadline.
+        self._rest = b""
 
     @classmethod
     def from_socket(cls, sock: socket.socket) -> Channel:
@@ -86,7 +92,7 @@ class Channel:
                 pass  # the peer was faster
 
         channel = cls(sock.fileno(), hang_up)
-        channel._sock = sock  # type: ignore[attr-defined]  # keeps the descriptor open
+        channel._sock = sock  # which keeps the descriptor open
         return channel
 
     def read_frame(self) -> Frame | None:
@@ -106,17 +112,47 @@ class Channel:
             raise OversizedError(stream_id, length)
         return Frame(stream_id, kind, flags, self._read_exactly(length))
 
-    def write_frame(self, stream_id: int, kind: int, data: bytes, flags: int = 0) -> None:
-        """Write one frame whole.  Raises OversizedError before anything is sent, or OSError."""
+    def write_frame(
+        self,
+        stream_id: int,
+        kind: int,
+        data: bytes,
+        flags: int = 0,
+        deadline: float | None = None,
+    ) -> None:
+        """Write one frame whole.  Raises OversizedError before anything is sent, or OSError.
+
+        A peer that does not read makes it wait, or raise DEADLINE_EXCEEDED at ``deadline`` (of
+        time.monotonic()).  What was written of the frame by then is completed by the next.
+        """
         if len(data) > MAX_LENGTH:
             raise OversizedError(stream_id, len(data))
-        view = memoryview(HEADER.pack(len(data), stream_id, kind, flags) + data)
-        with self._write_lock:
-            while view:
-                try:
-                    view = view[os.write(self._fd, view) :]
-                except BlockingIOError:
-                    self._wait(select.POLLOUT)
+        left_s = -1.0 if deadline is None else _left_s(deadline)
+        if not self._write_lock.acquire(timeout=left_s):
+            raise _too_late()
+        try:
+            rest, self._rest = self._rest, b""
+            self._write(rest, deadline, begun=True)
+            self._write(HEADER.pack(len(data), stream_id, kind, flags) + data, deadline)
+        finally:
+            self._write_lock.release()
+
+    def _write(self, data: bytes, deadline: float | None, *, begun: bool = False) -> None:
+        """Write bytes; those that are left at the deadline are kept if some were written."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._write_some(view, deadline) :]
+            except BlockingIOError:
+                if not self._wait(select.POLLOUT, deadline):
+                    if begun or len(view) < len(data):
+                        self._rest = bytes(view)
+                    raise _too_late() from None
+
+    def _write_some(self, view: memoryview, deadline: float | None) -> int:
+        if deadline is None or self._sock is None:
+            return os.write(self._fd, view)
+        return self._sock.send(view, _MSG_DONTWAIT)
 
     def hang_up(self) -> None:
         """End the stream in both directions; a blocked read returns.  May be called twice."""
@@ -163,10 +199,20 @@ class Channel:
             except ConnectionResetError:
                 return b""
 
-    def _wait(self, event: int) -> None:
-        """Wait until a descriptor that does not block can be written or read."""
+    def _wait(self, event: int, deadline: float | None = None) -> bool:
+        """Wait until the descriptor can be written or read; False at the deadline."""
         poll = select.poll()
         poll.register(self._fd, event)
-        for _, found in poll.poll():
-            if event == select.POLLOUT and found & (select.POLLHUP | select.POLLERR):
+        found = poll.poll(None if deadline is None else _left_s(deadline) * 1000)
+        for _, events in found:
+            if event == select.POLLOUT and events & (select.POLLHUP | select.POLLERR):
                 raise BrokenPipeError("write frame: the peer has hung up")
+        return bool(found)
+
+
+def _left_s(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _too_late() -> KataError:
+    return KataError("write frame: the peer does not read", Code.DEADLINE_EXCEEDED)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 from kata.base import cgroups
 from kata.base.errors import Code, KataError, describe_error
@@ -30,16 +28,14 @@ from kata.host.sandbox.container import Container
 from kata.host.sandbox.disks import Disks
 from kata.host.sandbox.launch import launch_machine, tell_factory
 from kata.host.sandbox.machine import Machine, MachineContext, find_free_mib
-from kata.host.sandbox.mounts import WatchedMount
 from kata.host.sandbox.network import SandboxNetwork
 from kata.host.sandbox.pod import PodPlan
 from kata.host.sandbox.portforward import PortForward
 from kata.host.sandbox.record import ROOT, ProcessEntry, RecordFile
 from kata.host.sandbox.spare import Spare
 from kata.host.sandbox.undo import UndoStack
+from kata.host.sandbox.volumes import FollowedVolumes
 from kata.host.share import layout
-from kata.host.share.idmap import map_owners
-from kata.host.share.watched import WatchedVolumes
 from kata.rpc.pb import agent_pb2
 from kata.rpc.pb.volumes_pb2 import VolumeEntry
 
@@ -74,8 +70,7 @@ class Sandbox:
         self._shared = layout.shared_paths(sandbox_id)
         self._machine: Machine | None = None
         self._network: SandboxNetwork | None = None
-        self._volumes: WatchedVolumes | None = None
-        self._volumes_lock = threading.Lock()
+        self._volumes = FollowedVolumes(self._send_volume, self._undo, log)
         self.disks = Disks(lambda: self.hypervisor, log)
         self._stop_lock = threading.Lock()
         self._stopped = False
@@ -96,8 +91,12 @@ class Sandbox:
         return self._machine
 
     def defer(self, name: str, step: Callable[[], None]) -> None:
-        """Have something given back at the sandbox's end, before what it has itself."""
-        self._undo.push(name, step)
+        """Have something given back at the sandbox's end, before what it has itself; or now."""
+        with self._stop_lock:
+            if not self._stopped:
+                self._undo.push(name, step)
+                return
+        step()
 
     def boot(self, own_pid: int, owner: str) -> None:
         """Start the machine; the guest goes on booting when this returns.
@@ -258,13 +257,7 @@ class Sandbox:
 
     def follow_volumes(self, planned: plan.ContainerPlan, view: HostView) -> None:
         """Bring a container's watched volumes into the guest, and their changes from now on."""
-        for mount in planned.mounts.watched:
-            with self._volumes_lock:
-                if self._volumes is None:
-                    self._volumes = WatchedVolumes(self._send_volume, self._log)
-                    self._undo.push("volumes", self._volumes.close)
-                volumes = self._volumes
-            volumes.add(mount.name, partial(_open_volume, mount, view))
+        self._volumes.follow(planned.mounts.watched, view)
 
     def _send_volume(self, name: str, entries: Sequence[VolumeEntry]) -> None:
         self.call("update volume", lambda: self.agent.sync_volume(name, entries))
@@ -379,16 +372,6 @@ class Sandbox:
     def _remove_share(self) -> None:
         layout.unmount_below(self._shared.base)
         layout.remove_skeleton(self._shared.base)
-
-
-def _open_volume(mount: WatchedMount, view: HostView) -> int:
-    tree = view.clone(mount.source, recursive=True, follows=False)
-    try:
-        map_owners(tree, mount.owners, mount.source)
-    except KataError:
-        os.close(tree)
-        raise
-    return tree
 
 
 def _kernel_module(entry: str) -> agent_pb2.KernelModule:

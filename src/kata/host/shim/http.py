@@ -6,6 +6,7 @@ so this is about mistakes and slowness, not about enemies.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -18,8 +19,9 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 _HEAD_BYTES = 16 << 10
 # As much as one message to the agent holds.
 _BODY_BYTES = 4 << 20
-# A client has this long for its request, and to take the answer.
+# A client has this long for each piece of its request, and to take one of the answer.
 _CLIENT_S = 10.0
+_RETRY_S = 0.5
 _BACKLOG = 16
 _REASONS = {
     200: "OK",
@@ -38,6 +40,8 @@ _STATUS = {
     Code.INVALID_ARGUMENT: 400,
     Code.PERMISSION_DENIED: 403,
     Code.NOT_FOUND: 404,
+    Code.RESOURCE_EXHAUSTED: 413,
+    Code.OUT_OF_RANGE: 400,
     Code.ALREADY_EXISTS: 409,
     Code.FAILED_PRECONDITION: 409,
     Code.UNIMPLEMENTED: 501,
@@ -78,9 +82,10 @@ class HttpServer:
 
     def __init__(self, path: str, respond: Callable[[Request], Response], log: Logger) -> None:
         """Listen at ``path``, which does not exist.  ``respond`` may raise KataError."""
+        self._path = path
         self._respond = respond
         self._log = log
-        self._closed = False
+        self._closed = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listener.bind(path)
@@ -91,23 +96,28 @@ class HttpServer:
         threading.Thread(target=self._accept, name="http", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more.  May be called twice."""
-        if not self._closed:
-            self._closed = True
+        """Listen no more, and take the socket away first.  May be called twice."""
+        if not self._closed.is_set():
+            self._closed.set()
+            try:
+                os.unlink(self._path)
+            except FileNotFoundError:
+                pass  # it went with its folder
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
 
     def _accept(self) -> None:
         with self._listener:
-            while True:
+            while not self._closed.is_set():
                 try:
                     connection, _ = self._listener.accept()
-                except OSError as error:
-                    if not self._closed:
-                        self._log.warning("no connection accepted", error=error.strerror)
-                    return
-                threading.Thread(
-                    target=self._serve, args=(connection,), name="http", daemon=True
-                ).start()
+                    thread = threading.Thread(
+                        target=self._serve, args=(connection,), name="http", daemon=True
+                    )
+                    thread.start()
+                except (OSError, RuntimeError) as error:  # no descriptors or threads are left
+                    if not self._closed.is_set():
+                        self._log.warning("no connection accepted", error=describe_error(error))
+                        self._closed.wait(_RETRY_S)
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
@@ -119,15 +129,17 @@ class HttpServer:
                 self._log.debug("answer not delivered", error=str(error))
 
     def _answer(self, connection: socket.socket) -> Response:
+        """Return the answer to what comes.  Raises OSError when nothing whole does."""
         try:
             request = read_request(connection.recv)
+        except BadRequestError as error:
+            return _failure(error, error.status)
+        try:
             return self._respond(request)
         except BadRequestError as error:
             return _failure(error, error.status)
         except KataError as error:
             return _failure(error, _STATUS.get(error.code, 500))
-        except OSError:
-            raise
         except Exception as error:  # noqa: BLE001  # a request must get an answer
             self._log.error("request failed", error=describe_error(error), exc=error)
             return _failure(error, _STATUS.get(error_code(error), 500))

@@ -48,11 +48,11 @@ class Management:
 
         ``durations`` are those of the engine's calls.
         """
-        self._metrics = Metrics(self._sandbox, self._list_uses, durations, self._log)
         path = f"{state_folder(self._sandbox.id)}/{SOCKET}"
         try:
+            self._metrics = Metrics(self._sandbox, self._list_uses, durations, self._log)
             server = HttpServer(path, self.respond, self._log)
-        except KataError as error:
+        except (KataError, OSError) as error:  # the machine has ended meanwhile
             self._log.warning("sandbox cannot be asked", reason=describe_error(error))
             return
         self._sandbox.defer("management", server.close)
@@ -128,8 +128,8 @@ class Management:
         self._sandbox.agent.resize_volume(point, size)
         return Response(b"")
 
-    def _list_uses(self, timeout_s: float) -> list[GuestUse]:
-        deadline = time.monotonic() + timeout_s
+    def _list_uses(self, deadline: float) -> list[GuestUse]:
+        """Ask the guest.  Raises KataError when it does not answer by ``deadline``, or at all."""
         uses = [
             self._find_use(container.id, deadline)
             for container in self._list_containers()
@@ -138,14 +138,12 @@ class Management:
         return [use for use in uses if use is not None]
 
     def _find_use(self, container_id: str, deadline: float) -> GuestUse | None:
-        """Ask the guest.  Raises DEADLINE_EXCEEDED."""
         left_s = max(0.0, deadline - time.monotonic())
         try:
             stats = self._sandbox.agent.stats_container(container_id, left_s).cgroup_stats
         except KataError as error:
-            if error.code == Code.DEADLINE_EXCEEDED:
+            if error.code != Code.NOT_FOUND:
                 raise
-            self._log.debug("use not known", container=container_id, error=describe_error(error))
             return None  # it has just ended
         cpu_s = stats.cpu_stats.cpu_usage.total_usage / 1e9
         return GuestUse(container_id, stats.memory_stats.usage.usage, cpu_s)

@@ -5,6 +5,7 @@ Names and labels are upstream's; docs/monitoring.md lists them.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ _GUEST = tuple(
     f"{start}kata_{part}_" for start in ("", "# HELP ", "# TYPE ") for part in ("agent", "guest")
 )
 _GUEST_BYTES = 1 << 20
+# Of a program's processes.
+_FIRST, _LAST = slice(0, 1), slice(-1, None)
 # A guest that hangs delays the host's part no longer than that: Prometheus has deadlines as well.
 _GUEST_S = 2.0
 
@@ -40,7 +43,7 @@ class Metrics:
         durations: Durations,
         log: Logger,
     ) -> None:
-        """``list_uses`` asks the guest what its containers use, within so many seconds.
+        """``list_uses`` asks the guest what its containers use, and has a deadline.
 
         ``durations`` are those of the engine's calls.
         """
@@ -49,13 +52,14 @@ class Metrics:
         self._durations = durations
         self._log = log
         self._lock = threading.Lock()
-        self._cpu = CpuOverhead(time.monotonic())
+        self._cpu = CpuOverhead(self._list_pids(), time.monotonic())
 
     def render(self) -> str:
-        """Return all families."""
-        return render_families(self._families()) + self._render_guest()
+        """Return all families; what the guest does not tell in time is left out."""
+        deadline = time.monotonic() + _GUEST_S
+        return render_families(self._families(deadline)) + self._render_guest(deadline)
 
-    def _families(self) -> Iterator[Family]:
+    def _families(self, deadline: float) -> Iterator[Family]:
         shim = ProcessFiles("self")
         yield from describe_process("kata_shim", "shim", shim)
         yield from shim.families("kata_shim", "shim")
@@ -65,28 +69,30 @@ class Metrics:
         calls = self._sandbox.machine.durations.samples()
         name = "kata_shim_agent_rpc_durations_histogram_milliseconds"
         yield name, HISTOGRAM, "durations of calls of the agent", calls
-        yield from self._host()
+        yield from self._host(deadline)
 
-    def _host(self) -> Iterator[Family]:
+    def _host(self, deadline: float) -> Iterator[Family]:
         families = self._sandbox.machine.families()
         try:
-            for role, prefix, what in (
-                ("qemu", "kata_hypervisor", "hypervisor"),
-                ("virtiofsd", "kata_virtiofsd", "file server"),
+            for role, which, prefix, what in (
+                ("qemu", _FIRST, "kata_hypervisor", "hypervisor"),
+                # Its first process only waits for the second.
+                ("virtiofsd", _LAST, "kata_virtiofsd", "file server"),
             ):
-                for pid in families.get(role, ())[-1:]:
+                for pid in families.get(role, [])[which]:
                     yield from describe_process(prefix, what, ProcessFiles(pid))
             # Elsewhere it sees the host's network, which each sandbox would tell again.
-            for pid in families.get("qemu", ())[:1] if self._sandbox.pod.netns_path else ():
+            for pid in families.get("qemu", [])[_FIRST] if self._sandbox.pod.netns_path else ():
                 text = "/proc/<pid>/net/dev of the hypervisor"
                 yield "kata_hypervisor_netdev", GAUGE, text, read_network(pid)
-            yield from self._overhead([pid for pids in families.values() for pid in pids])
+            yield from self._overhead(deadline)
         except (OSError, KataError) as error:
             # The machine ends while its metrics are read, or its agent hangs.
             self._log.debug("metrics left out", error=describe_error(error))
 
-    def _overhead(self, pids: Sequence[int]) -> Iterator[Family]:
-        uses = self._list_uses(_GUEST_S)
+    def _overhead(self, deadline: float) -> Iterator[Family]:
+        pids = self._list_pids()
+        uses = self._list_uses(deadline)
         text = "host memory of the pod beyond what its containers use, in bytes"
         name = "kata_shim_pod_overhead_memory_in_bytes"
         yield name, GAUGE, text, one(memory_overhead(pids, uses))
@@ -95,9 +101,15 @@ class Metrics:
             percent = self._cpu.measure(pids, uses, time.monotonic())
         yield "kata_shim_pod_overhead_cpu", GAUGE, text, one(percent)
 
-    def _render_guest(self) -> str:
+    def _list_pids(self) -> list[int]:
+        return [os.getpid(), *self._sandbox.machine.processes()]
+
+    def _render_guest(self, deadline: float) -> str:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return ""  # it has not answered before
         try:
-            text = self._sandbox.agent.get_metrics(_GUEST_S)
+            text = self._sandbox.agent.get_metrics(left_s)
         except KataError as error:
             self._log.info("no metrics of the guest", error=describe_error(error))
             return ""

@@ -6,9 +6,10 @@ where the guest has memory that the host has never given it; here each part is b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from kata.base.procmetrics import read_cpu_s
 
 # Within less, the kernel's ticks say nothing.
 _SHORTEST_S = 0.1
@@ -23,34 +24,38 @@ class GuestUse:
     cpu_s: float
 
 
-def memory_overhead(pids: Iterable[int], uses: Iterable[GuestUse]) -> int:
+def memory_overhead(pids: Sequence[int], uses: Iterable[GuestUse]) -> int:
     """Return bytes: all of the shim, and what the machine has beyond the containers' memory.
 
-    ``pids`` are the machine's processes.  Memory that several share counts once.
+    ``pids`` are the shim and the machine's processes.  Memory that several share counts once.
     """
-    machine = sum(map(read_pss, pids))
-    return read_pss(os.getpid()) + max(0, machine - sum(use.memory_bytes for use in uses))
+    shim, *machine = map(read_pss, pids)
+    return shim + max(0, sum(machine) - sum(use.memory_bytes for use in uses))
 
 
-@dataclass(slots=True)
 class CpuOverhead:
-    """Compares with the last time it was asked, or with the beginning."""
+    """Compares with the last time it was asked; first with the time it was made."""
 
-    asked_at: float
-    percent: float = 0.0
-    _host_s: Mapping[str, float] = field(default_factory=dict)
-    _guest_s: Mapping[str, float] = field(default_factory=dict)
+    def __init__(self, pids: Iterable[int], now: float) -> None:
+        self._asked_at = now
+        self._percent = 0.0
+        self._host_s = _read_all(pids)
+        self._guest_s: Mapping[str, float] = {}
 
-    def measure(self, pids: Sequence[int], uses: Sequence[GuestUse], now: float) -> float:
+    def measure(self, pids: Iterable[int], uses: Iterable[GuestUse], now: float) -> float:
         """Return percent of one processor, since the last call; ``now`` in seconds."""
-        elapsed_s = now - self.asked_at
+        elapsed_s = now - self._asked_at
         if elapsed_s >= _SHORTEST_S:
-            host_s = {str(pid): read_cpu_s(pid) for pid in (*pids, os.getpid())}
+            host_s = _read_all(pids)
             guest_s = {use.id: use.cpu_s for use in uses}
             extra_s = _growth(self._host_s, host_s) - _growth(self._guest_s, guest_s)
-            self.percent = 100 * max(0.0, extra_s) / elapsed_s
-            self.asked_at, self._host_s, self._guest_s = now, host_s, guest_s
-        return self.percent
+            self._percent = 100 * max(0.0, extra_s) / elapsed_s
+            self._asked_at, self._host_s, self._guest_s = now, host_s, guest_s
+        return self._percent
+
+
+def _read_all(pids: Iterable[int]) -> dict[str, float]:
+    return {str(pid): read_cpu_s(pid) for pid in pids}
 
 
 def _growth(before: Mapping[str, float], now: Mapping[str, float]) -> float:
@@ -64,10 +69,3 @@ def read_pss(pid: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) << 10
     return 0
-
-
-def read_cpu_s(pid: int) -> float:
-    """Return the processor time of a process in seconds.  Raises OSError."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
