@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.samples import Figure
+from kata.base.statefolder import ROOT
 from kata.config.load import load_config
 from kata.host.hypervisor.accelerator import choose_accelerator
 from kata.host.resource.sizing import Size
 from kata.host.sandbox.plan import plan_vm
-from kata.host.sandbox.record import ROOT
 from kata.rpc.client import Client
 from kata.rpc.frame import Channel
 from kata.rpc.pb import empty_pb2, health_pb2, task_pb2

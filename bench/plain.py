@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.fio import SHELL
+from kata.base.statefolder import ROOT
 from kata.config.load import load_config
 from kata.host.hypervisor.accelerator import choose_accelerator
 from kata.host.hypervisor.spec import VmSpec
 from kata.host.resource.sizing import Size
 from kata.host.sandbox.plan import plan_vm
-from kata.host.sandbox.record import ROOT
 from kata.host.share.virtiofsd import Flavour, find_flavour
 from kata.image.cpio import file_entry, render_archive
 from tools.setup import CONFIGURATION

@@ -12,8 +12,8 @@ import urllib.request
 from pathlib import Path
 
 from bench.samples import Figure, time_call, time_pairs
+from kata.base.statefolder import ROOT
 from kata.host.hypervisor.accelerator import choose_accelerator
-from kata.host.sandbox.record import ROOT
 from tests.support.cri.bed import Node, make_node
 from tests.support.cri.pods import Container, Pod
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from bench.boot import start_shim
 from bench.samples import Figure, time_call
 from kata.base.processes import Spawner
+from kata.base.statefolder import ROOT
 from kata.config.load import load_config
 from kata.config.records import Config
 from kata.host.hypervisor.accelerator import choose_accelerator
@@ -24,7 +25,6 @@ from kata.host.resource.sizing import Limits, plan_size
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.machine import find_free_mib
 from kata.host.sandbox.plan import describe_machine, find_memory_folder, plan_vm
-from kata.host.sandbox.record import ROOT
 from kata.host.template.key import template_key
 from kata.host.template.memory import copy_data, make_memory
 from kata.host.template.store import Store, Template

@@ -52,6 +52,8 @@ def test_what_only_a_shell_knows(host: Host, ended: Ended) -> None:
     host.execute("", "e1", "command", "-v", "cd")
     assert host.read_all("", "e1") == b"cd\n"
     assert ended("e1") == 0
+    host.execute("", "e3", "tool", "1", env=["PATH=/nowhere:/"])
+    assert ended("e3") == 127
     host.execute("", "e2", "no-such-program", "x")
     assert ended("e2") == 127
 
@@ -75,10 +77,17 @@ def test_a_terminal(host: Host, ended: Ended) -> None:
 
 def test_a_terminal_controls(host: Host, ended: Ended) -> None:
     """What is typed as an interrupt interrupts."""
-    host.execute("", "e1", "sh", "-c", "echo ready; sleep 1000", terminal=True)
+    script = "trap 'exit 130' INT; echo ready; while :; do sleep 0.1; done"
+    host.execute("", "e1", "sh", "-c", script, terminal=True)
     host.read_until("ready", "", "e1")
     host.write(b"\x03", "", "e1")
     assert ended("e1") == 128 + signal.SIGINT
+
+
+def test_a_terminal_for_what_is_no_program(host: Host, ended: Ended) -> None:
+    host.execute("", "e1", "/etc", terminal=True)
+    assert "/etc" in host.read_until("denied", "", "e1")
+    assert ended("e1") == 126
 
 
 def test_signals(host: Host, ended: Ended) -> None:

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,8 +76,9 @@ def test_a_shell_with_a_terminal(allowed: Runtime, sandbox: str) -> None:
     read_until(master, "up2")
     os.write(master, b"stty size; ls /proc/1/exe\r")
     read_until(master, "31 71")
-    os.write(master, b"sleep 1000\r")
-    read_until(master, "sleep")
+    os.write(master, b"echo go$((1+1)); sleep 1000\r")
+    read_until(master, "go2")
+    time.sleep(0.3)  # the shell has given the terminal to sleep
     os.write(master, b"\x03")
     os.write(master, b"exit 9\r")
     assert shell.wait(timeout=30) == 9

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -203,14 +202,15 @@ def test_kill_all_is_for_every_process(
     """Also with a signal that can be caught; ``kill`` alone reaches the first process."""
     wait = "while :; do sleep 0.1; done"
     child = f'trap "echo child >> /made/got; exit" USR1; echo up > /made/up; {wait}'
-    script = f"sh -c '{child}' & trap 'echo first >> /made/got' USR1; {wait}"
+    own = "trap 'echo first >> /made/got' USR1; echo up > /made/ready"
+    script = f"sh -c '{child}' & {own}; {wait}"
     bundle.spec["mounts"].append(
         {"destination": "/made", "source": str(tmp_path), "options": ["rbind", "rw"]}
     )
     runtime.create(bundle.run("sh", "-c", script), name)
     runtime.call("start", name)
     read_file(tmp_path / "up", "up")
-    time.sleep(0.5)  # the first process sets its trap as well
+    read_file(tmp_path / "ready", "up")
     runtime.call("kill", name, "USR1")
     assert read_file(tmp_path / "got", "first").split() == ["first"]
     runtime.call("kill", "--all", name, "USR1")

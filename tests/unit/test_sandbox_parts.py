@@ -155,9 +155,9 @@ def test_clean_up_spares_a_process_that_got_the_pid_later() -> None:
 def test_draft_of_a_killed_shim_is_cleaned_up() -> None:
     child = subprocess.Popen(["/bin/true"])
     child.wait(5)
-    draft = f"{record.ROOT}/.{child.pid}.s1"
+    draft = f"{os.path.dirname(record.state_folder('s1'))}/.{child.pid}.s1"
     os.makedirs(draft)
-    others = f"{record.ROOT}/.{child.pid}.s1.s1"
+    others = f"{os.path.dirname(record.state_folder('s1'))}/.{child.pid}.s1.s1"
     os.makedirs(others)
     assert clean_up("s1", "owner") == []
     assert not os.path.exists(draft)

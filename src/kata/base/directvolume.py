@@ -19,6 +19,7 @@ from kata.base.errors import Code, KataError
 ROOT = "/run/kata-containers/shared/direct-volumes"
 _FILE = "mountInfo.json"
 _NAME_MAX = 255
+_OTHERS_WRITE = 0o022
 # Upstream's two names for a disk with a file system.
 _KINDS = ("block", "directvol")
 _POLICIES = ("", "Always", "OnRootMismatch")
@@ -67,7 +68,11 @@ def add(path: str, text: str, root: str = ROOT) -> None:
     """Note what stands behind a volume's path; what was noted before is replaced."""
     parse_volume(text)
     folder = _folder(path, root)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    mask = os.umask(0o022)  # of the folders above it as well
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    finally:
+        os.umask(mask)
     with open(f"{folder}/{_FILE}.new", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(f"{folder}/{_FILE}.new", f"{folder}/{_FILE}")
@@ -79,14 +84,22 @@ def remove(path: str, root: str = ROOT) -> None:
 
 
 def find(path: str, root: str = ROOT) -> DirectVolume | None:
-    """Return what stands behind a path, None for a path of the host's.  Raises as ``add``."""
+    """Return what stands behind a path, None for a path of the host's.
+
+    Raises as ``add``, and PERMISSION_DENIED for a note that others than root can write.
+    """
     if not os.path.isabs(path) or len(_encode(path)) > _NAME_MAX:
         return None
     try:
-        with open(f"{root}/{_encode(path)}/{_FILE}", encoding="utf-8") as file:
-            return parse_volume(file.read())
+        with open(f"{root}/{_encode(path)}/{_FILE}", "rb") as file:
+            facts = os.fstat(file.fileno())
+            if facts.st_uid != os.geteuid() or facts.st_mode & _OTHERS_WRITE:
+                raise KataError(f"read {file.name}: others can write it", Code.PERMISSION_DENIED)
+            return parse_volume(file.read().decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except UnicodeDecodeError as error:
+        raise _wrong(str(error)) from error
 
 
 def note_user(path: str, sandbox_id: str, root: str = ROOT) -> None:
@@ -103,6 +116,19 @@ def drop_user(path: str, sandbox_id: str, root: str = ROOT) -> None:
         os.unlink(f"{root}/{_encode(path)}/{sandbox_id}")
     except FileNotFoundError:
         pass
+
+
+def drop_all(sandbox_id: str, root: str = ROOT) -> None:
+    """Note that a sandbox uses no volume any more."""
+    try:
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return
+    for name in names:
+        try:
+            os.unlink(f"{root}/{name}/{sandbox_id}")
+        except (FileNotFoundError, NotADirectoryError):
+            pass
 
 
 def get_user(path: str, root: str = ROOT) -> str:

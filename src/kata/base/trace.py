@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from kata.base.errors import Code, KataError
+from kata.base.statefolder import find_sandbox_folder, missing_sandbox
 
 NAME = "trace"
 # Of an id, so many letters are shown, as engines do.
@@ -75,28 +75,6 @@ class Trace:
             os.close(fd)
 
 
-def find_sandbox_folder(sandbox_id: str, root: str) -> str:
-    """Return the state folder of a running sandbox.
-
-    ``root`` is where these folders are.  The start of an id will do.  Raises NOT_FOUND, or
-    INVALID_ARGUMENT when several have it.
-    """
-    try:
-        known = sorted(name for name in os.listdir(root) if os.path.isdir(f"{root}/{name}"))
-    except FileNotFoundError:
-        known = []
-    chosen = [name for name in known if name == sandbox_id] or [
-        name for name in known if sandbox_id and name.startswith(sandbox_id)
-    ]
-    if len(chosen) > 1:
-        raise KataError(
-            f"find sandbox {sandbox_id}: {', '.join(chosen)} begin with it", Code.INVALID_ARGUMENT
-        )
-    if not chosen:
-        raise _missing(sandbox_id)
-    return f"{root}/{chosen[0]}"
-
-
 def read_trace(sandbox_id: str, root: str) -> list[Step]:
     """Return a running sandbox's steps in the order of their beginning.
 
@@ -107,9 +85,5 @@ def read_trace(sandbox_id: str, root: str) -> list[Step]:
         with open(f"{folder}/{NAME}") as file:
             steps = [Step(**json.loads(line)) for line in file]
     except FileNotFoundError:
-        raise _missing(sandbox_id) from None
+        raise missing_sandbox(sandbox_id) from None
     return sorted(steps, key=lambda step: (step.began, -step.ended))
-
-
-def _missing(sandbox_id: str) -> KataError:
-    return KataError(f"find sandbox {sandbox_id}: no such sandbox runs", Code.NOT_FOUND)

@@ -11,9 +11,10 @@ import time
 from dataclasses import asdict
 
 from kata.base.errors import Code, KataError, describe_error
+from kata.base.statefolder import ROOT, SOCKET
 from kata.base.version import VERSION
 from kata.cli import check, env, logs
-from kata.cli.management import ROOT, SOCKET, ask
+from kata.cli.management import ask
 from kata.cli.oci.list import list_states
 from kata.cli.redact import GONE, redact
 from kata.config.load import find_config_path, find_drop_ins, load_config

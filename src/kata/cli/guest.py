@@ -7,8 +7,7 @@ import os
 import sys
 
 from kata.base.errors import Code, KataError, describe_error
-from kata.base.trace import find_sandbox_folder
-from kata.cli.management import ROOT
+from kata.base.statefolder import find_sandbox_folder
 from kata.cli.oci.streams import Console, start_process
 from kata.cli.oci.task import Task
 from kata.cli.oci.wait import wait_for
@@ -20,13 +19,28 @@ if TYPE_CHECKING:
 
 _SHELL = "/bin/sh"
 # Flags that mean something in a container alone.
-_CONTAINERS = ("cwd", "user", "additional-gids", "cap", "no-new-privs", "console-socket", "detach")
+_CONTAINERS = (
+    "additional-gids",
+    "apparmor",
+    "cap",
+    "cgroup",
+    "console-socket",
+    "cwd",
+    "detach",
+    "ignore-paused",
+    "no-new-privs",
+    "pid-file",
+    "preserve-fds",
+    "process",
+    "process-label",
+    "user",
+)
 
 
 def is_for_guest(options: Options) -> bool:
     """Return whether the guest is meant: no command for a container, or ``--`` before it."""
     _, *command = options.words
-    return command[:1] == ["--"] or not (command or options.text("process"))
+    return command[:1] == ["--"] or not (command or options.has("process"))
 
 
 def run_in_guest(settings: Settings, options: Options) -> int:
@@ -50,7 +64,7 @@ def _run(options: Options) -> int:
         if options.has(flag):
             raise KataError(f"exec in a guest: it has no --{flag}", Code.INVALID_ARGUMENT)
     name, *words = options.words
-    folder = find_sandbox_folder(name, ROOT)
+    folder = find_sandbox_folder(name)
     terminal = options.has("tty") or (sys.stdin.isatty() and sys.stdout.isatty())
     process = {
         "args": words[1:] or [_SHELL],

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 from kata.base.errors import KataError
-from kata.base.trace import find_sandbox_folder
+from kata.base.statefolder import ROOT, find_sandbox_folder
 from kata.cli.management import make_printable
 
 TYPE_CHECKING = False
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from kata.cli.settings import Settings
     from kata.cli.table import Options, Verb
 
-# Where the sandboxes' state folders are.
-_ROOT = "/run/kata"
 _FACTORY = "factory.log"
 # Sources in a sandbox's folder.  The console has no times: it comes where the agent begins.
 _OF_SANDBOX = (("console", "console.log"), ("agent", "agent.log"))
@@ -39,7 +37,7 @@ class Line:
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Print them, each with its source.  Raises NOT_FOUND without such a sandbox."""
     to_terminal = sys.stdout.isatty()
-    for line in collect(options.words[0], _ROOT, settings.root):
+    for line in collect(options.words[0], ROOT, settings.root):
         # Part of it is the guest's word.
         print(f"{line.source:8} {make_printable(line.text) if to_terminal else line.text}")
     return 0

@@ -5,11 +5,8 @@ from __future__ import annotations
 import socket
 
 from kata.base.errors import Code, KataError
-from kata.base.trace import find_sandbox_folder
+from kata.base.statefolder import ROOT, SOCKET, find_sandbox_folder
 
-# Where the sandboxes' state folders are.
-ROOT = "/run/kata"
-SOCKET = "shim-monitor.sock"
 # A guest that is slow answers within this time, or does not.
 _TIMEOUT_S = 90.0
 _CODES = {
@@ -54,7 +51,7 @@ def ask(
     finally:
         connection.close()
     if answer.status != 200:
-        said = content.decode("utf-8", "replace").strip()
+        said = make_printable(content.decode("utf-8", "replace").strip())  # partly the guest's
         raise KataError(
             said or f"ask the shim of {sandbox_id}: status {answer.status}",
             _CODES.get(answer.status, Code.INTERNAL),

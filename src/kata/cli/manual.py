@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kata.base.errors import Code, KataError
+from kata.base.statefolder import ROOT, SOCKET
 from kata.base.version import VERSION
 from kata.cli.table import SWITCH
 from kata.cli.verbs import GLOBAL_FLAGS, VERBS
@@ -37,7 +38,7 @@ _kata_runtime() {{
     fi
     if [[ " {with_sandboxes} " == *" $verb "* && $word != -* ]]; then
         local socket
-        for socket in /run/kata/*/shim-monitor.sock; do
+        for socket in {root}/*/{socket}; do
             socket=${{socket%/*}}
             [[ $socket == *"*" ]] || words+=" ${{socket##*/}}"
         done
@@ -72,6 +73,8 @@ def render_completion() -> str:
         cases="\n".join(cases),
         valued="|".join(valued),
         with_ids=" ".join(verb.name for verb in VERBS if verb.words.startswith("<container-id>")),
+        root=ROOT,
+        socket=SOCKET,
         with_sandboxes=" ".join(verb.name for verb in VERBS if _takes_sandbox(verb)),
     )
 

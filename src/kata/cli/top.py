@@ -9,7 +9,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from kata.base.errors import Code, KataError
-from kata.cli.management import ROOT, SOCKET, ask
+from kata.base.statefolder import ROOT, SOCKET
+from kata.cli.management import ask
 from kata.cli.usage import Look, compare, read_look, render_bytes
 
 TYPE_CHECKING = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from kata.base.statefolder import ROOT
 from kata.base.trace import read_trace
 from kata.cli.timeline import render_timeline
 
@@ -12,12 +13,9 @@ if TYPE_CHECKING:
     from kata.cli.settings import Settings
     from kata.cli.table import Options, Verb
 
-# Where the sandboxes' state folders are.
-_ROOT = "/run/kata"
-
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Draw the steps.  Raises NOT_FOUND without such a sandbox."""
-    steps = read_trace(options.words[0], _ROOT)
+    steps = read_trace(options.words[0], ROOT)
     print("\n".join(render_timeline(steps, shutil.get_terminal_size().columns)))
     return 0

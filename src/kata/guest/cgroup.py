@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -65,8 +66,12 @@ def list_pids(path: str) -> list[int]:
     """Return the processes in the cgroup and below it."""
     pids: list[int] = []
     for folder, _, _ in os.walk(path):
-        text = files.find(f"{folder}/cgroup.procs") or ""  # one may be removed meanwhile
-        pids += [int(word) for word in text.split()]
+        try:
+            pids += [int(word) for word in files.read(f"{folder}/cgroup.procs").split()]
+        except OSError as error:
+            # Removed meanwhile; or threaded, and the processes are told above it (cgroups(7)).
+            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+                raise
     return pids
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _FOLDER = "/run/kata-containers/console"
 # A shell may know commands that are no files, as busybox does.
-_BY_SHELL = ("/bin/sh", "-c", '"$0" "$@"')
+_SHELL = "/bin/sh"
+_BY_SHELL = ("sh", "-c", '"$0" "$@"')
 
 
 class Console(Container):
@@ -62,39 +63,44 @@ class _Programs(Runtime):
         arguments = [str(word) for word in process["args"]]  # type: ignore[union-attr]
         pairs = [str(pair).partition("=") for pair in process.get("env") or ()]  # type: ignore[union-attr]
         environment = {**ENVIRONMENT, "HOME": "/", **{name: text for name, _, text in pairs}}
-        master = slave = -1
+        if not stdio.console_path:
+            return self._start(arguments, environment, stdio_actions(stdio.fds), exit_)
+        master, slave = os.openpty()
         try:
-            if stdio.console_path:
-                master, slave = os.openpty()
-            with self._reaper.birth():
-                pid = _spawn(arguments, environment, stdio, slave)
-                self._reaper.claim(pid, exit_)
-        finally:
-            if slave >= 0:
-                os.close(slave)
-        if master >= 0:
             hand_on([master], stdio.console_path)
-        return pid
+            # Opened by the leader of a new session, it becomes that session's terminal (tty(4)).
+            actions: list[Action] = [
+                (os.POSIX_SPAWN_OPEN, 0, os.ttyname(slave), os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, 0, 1),
+                (os.POSIX_SPAWN_DUP2, 0, 2),
+            ]
+            return self._start(arguments, environment, actions, exit_)
+        finally:
+            os.close(slave)
+
+    def _start(
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        actions: list[Action],
+        exit_: Exit,
+    ) -> int:
+        program = _find_program(arguments[0], environment["PATH"])
+        if not program:
+            program, arguments = _SHELL, [*_BY_SHELL, *arguments]
+        try:
+            with self._reaper.birth():
+                pid = spawn_leader(program, arguments, environment, actions)
+                self._reaper.claim(pid, exit_)
+                return pid
+        except OSError as error:
+            raise KataError(f"exec {program}: {error.strerror}", Code.NOT_FOUND) from error
 
 
-def _spawn(arguments: list[str], environment: dict[str, str], stdio: Stdio, slave: int) -> int:
-    if slave >= 0:
-        # Opened by the leader of a new session, it becomes that session's terminal (tty(4)).
-        actions: list[Action] = [
-            (os.POSIX_SPAWN_OPEN, 0, os.ttyname(slave), os.O_RDWR, 0),
-            (os.POSIX_SPAWN_DUP2, 0, 1),
-            (os.POSIX_SPAWN_DUP2, 0, 2),
-        ]
-    else:
-        actions = stdio_actions(stdio.fds)
-    if not _is_program(arguments[0], environment["PATH"]):
-        arguments = [*_BY_SHELL, *arguments]
-    try:
-        return spawn_leader(arguments, environment, actions)
-    except OSError as error:
-        raise KataError(f"exec {arguments[0]}: {error.strerror}", Code.NOT_FOUND) from error
-
-
-def _is_program(name: str, path: str) -> bool:
+def _find_program(name: str, path: str) -> str:
+    """Return a program's file, empty where there is none."""
     folders = [""] if "/" in name else path.split(":")
-    return any(os.access(os.path.join(folder, name), os.X_OK) for folder in folders)
+    for file in (os.path.join(folder, name) for folder in folders):
+        if os.path.isfile(file) and os.access(file, os.X_OK):
+            return file
+    return ""

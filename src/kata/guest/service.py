@@ -5,6 +5,8 @@ Modules that only some requests need are imported by these: each costs a booting
 
 from __future__ import annotations
 
+import threading
+
 from kata.base.errors import Code, KataError
 from kata.base.ids import check_id
 from kata.guest import signals
@@ -39,6 +41,7 @@ class AgentService:
 
     def __init__(self, sandbox: Sandbox, guest: Guest, reaper: Reaper, log: Logger) -> None:
         self._sandbox = sandbox
+        self._lock = threading.Lock()
         self._console: Container | None = None
         self._guest = guest
         self._reaper = reaper
@@ -301,11 +304,12 @@ class AgentService:
         """Return whose processes are meant: a container's, or (without an id) the guest's own."""
         if container_id:
             return self._container(container_id)
-        if self._console is None:
-            from kata.guest.console import Console
+        with self._lock:
+            if self._console is None:
+                from kata.guest.console import Console
 
-            self._console = Console(self._reaper, self._log)
-        return self._console
+                self._console = Console(self._reaper, self._log)
+            return self._console
 
     def _read_answer(self, request: pb.ReadStreamRequest, data: bytes) -> Message:
         if not data:

@@ -57,10 +57,12 @@ def run(
         exit_.close()
 
 
-def spawn_leader(argv: list[str], environment: Mapping[str, str], actions: Sequence[Action]) -> int:
+def spawn_leader(
+    program: str, argv: list[str], environment: Mapping[str, str], actions: Sequence[Action]
+) -> int:
     """Start a program that leads a session of its own; return its pid.  Raises OSError."""
-    return os.posix_spawnp(
-        argv[0],
+    return os.posix_spawn(
+        program,
         argv,
         environment,
         file_actions=actions,

@@ -6,6 +6,7 @@ engine that is to learn how the process ended is a subreaper.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -147,7 +148,8 @@ def start_process(
         stand_in.wait()
         raise
     finally:
-        os.unlink(link)
+        with contextlib.suppress(FileNotFoundError):  # the folder goes with what it is of
+            os.unlink(link)
     stand_in.let_go()
     if console is not None:
         console.give_slave()

@@ -12,6 +12,7 @@ from kata.base import fdpass
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.base.processes import Spawner
+from kata.base.statefolder import ROOT
 from kata.config.load import load_config
 from kata.config.records import Config
 from kata.host.factory.build import build_template
@@ -20,7 +21,6 @@ from kata.host.resource.sizing import Limits, plan_size
 from kata.host.sandbox.launch import tell_factory
 from kata.host.sandbox.machine import find_free_mib
 from kata.host.sandbox.plan import find_memory_folder, plan_vm
-from kata.host.sandbox.record import ROOT
 from kata.host.template.address import END, SOCKET, STATUS
 from kata.host.template.store import Kept, Store
 

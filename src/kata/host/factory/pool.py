@@ -19,10 +19,11 @@ from typing import Any, Protocol
 
 from kata.base import fdpass
 from kata.base.log import Logger
+from kata.base.statefolder import ROOT
 from kata.host.factory.spare import NO_TEMPLATE, READY, run_spare
 from kata.host.resource.memory import MemoryWatch
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
-from kata.host.sandbox.record import ROOT, state_folder
+from kata.host.sandbox.record import state_folder
 from kata.host.sandbox.spare import PREFIX, spare_id
 
 # A kind whose spare could not be made is not tried again before.

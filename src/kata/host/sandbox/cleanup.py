@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from kata.base import cgroups
+from kata.base import cgroups, directvolume
 from kata.base.errors import KataError, describe_error
 from kata.base.processes import read_start_time
 from kata.host.sandbox import record
@@ -34,6 +34,7 @@ def clean_up(sandbox_id: str, owner: str = "") -> list[str]:
             cgroups.remove_folders(found.cgroups)
         except KataError as error:
             failures.append(describe_error(error))
+    directvolume.drop_all(sandbox_id)
     base = layout.shared_paths(sandbox_id).base
     try:
         layout.unmount_below(base)

@@ -7,10 +7,9 @@ import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from kata.base import directvolume, syscalls
+from kata.base import syscalls
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.hostview import HostView
 from kata.base.log import Logger
@@ -55,18 +54,13 @@ class Container:
         # Whether its processes are only its own.
         self.has_own_pids = True
 
-    def prepare(
-        self, plan: ContainerPlan, sandbox_id: str, mounts_folder: str, view: HostView
-    ) -> None:
-        """Make the container's files visible in the shared folder of a sandbox."""
+    def prepare(self, plan: ContainerPlan, mounts_folder: str, view: HostView) -> None:
+        """Make the container's files visible in the shared folder."""
         self.has_own_pids = not plan.shared_pids
         rootfs = _mount_rootfs(self._request, self._undo, view)
         target = f"{mounts_folder}/{self.id}/rootfs"
         self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
         _attach(rootfs, target)
-        for volume in plan.mounts.direct:
-            directvolume.note_user(volume, sandbox_id)
-            self._undo.push("volume", partial(directvolume.drop_user, volume, sandbox_id))
         for mount in plan.mounts.shared:
             tree = _clone(view, mount.source, recursive=mount.recursive, follows=mount.follows)
             _attach(tree, f"{mounts_folder}/{mount.name}", mount)

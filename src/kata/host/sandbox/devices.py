@@ -31,14 +31,14 @@ GUESTS_OWN = frozenset(
 class DiskPlan:
     """A disk of the host for a container, which sees it at ``container_path``.
 
-    A ``volume`` is mounted by the guest, at that path of the guest's, for all containers that want
-    it; its disk may be a file.
+    That of a volume (the path that stands for it on the host) is mounted by the guest, at that path
+    of the guest's, for all containers that want it; it may be a file.
     """
 
     container_path: str
     host_path: str
     read_only: bool
-    volume: bool = False
+    volume: str = ""
 
 
 def plan_devices(

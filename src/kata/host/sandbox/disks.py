@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kata.base import directvolume
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.log import Logger
 from kata.host.hypervisor.interface import Hypervisor
@@ -17,13 +18,17 @@ from kata.host.sandbox.devices import DiskPlan
 
 # The guest has to let go of a disk that nobody uses any more; under emulation that takes a second.
 _UNPLUG_S = 10.0
+_SECTOR_BYTES = 512
 
 
 @dataclass(slots=True)
 class _Plugged:
-    """A disk that is in the machine, and how many containers use it."""
+    """A disk that is in the machine, and how many containers use it.
 
-    host_path: str
+    One that nobody uses could not be unplugged, and is on its way out.
+    """
+
+    plan: DiskPlan
     pci_path: str
     users: int = 0
 
@@ -31,8 +36,9 @@ class _Plugged:
 class Disks:
     """All disks of one sandbox, by the containers that use them."""
 
-    def __init__(self, hypervisor: Callable[[], Hypervisor], log: Logger) -> None:
+    def __init__(self, sandbox_id: str, hypervisor: Callable[[], Hypervisor], log: Logger) -> None:
         """``hypervisor`` returns the machine's driver, or raises when it has ended."""
+        self._sandbox_id = sandbox_id
         self._hypervisor = hypervisor
         self._log = log
         # Two containers may want one volume at the same time.
@@ -49,9 +55,7 @@ class Disks:
         for index, plan in enumerate(planned):
             name = _name(container_id, index, plan)
             with self._lock:
-                disk = self._disks.get(name)
-                if disk is None:
-                    disk = self._disks[name] = _Plugged(plan.host_path, self._plug(name, plan))
+                disk = self._get_plugged(name, plan)
                 disk.users += 1
                 self._names.setdefault(container_id, []).append(name)
             paths[plan.container_path] = disk.pci_path
@@ -63,42 +67,89 @@ class Disks:
             for name in self._names.pop(container_id, []):
                 self._disks[name].users -= 1
                 if self._disks[name].users == 0:
-                    del self._disks[name]
-                    self._unplug(name)
+                    try:
+                        self._unplug(name)
+                    except KataError as error:
+                        self._log.warning(
+                            "disk not unplugged", disk=name, error=describe_error(error)
+                        )
 
     def grow(self, path: str, size_bytes: int) -> None:
-        """Let a volume's disk have grown, by the guest's path.  Never makes it smaller.
+        """Let the guest know that a volume's disk has grown; ``path`` is the guest's.
 
-        Raises NOT_FOUND without such a volume, OUT_OF_RANGE for less than it has.
+        A file is made as large; a device may be larger than asked for.  Neither gets smaller.
+        Raises NOT_FOUND without such a volume, OUT_OF_RANGE for less than a file has.
         """
         with self._lock:
-            disk = self._disks.get(_name_volume(path))
-            if disk is None:
+            name = _name_volume(path)
+            disk = self._disks.get(name)
+            if disk is None or not disk.users:
                 raise KataError(f"resize volume {path}: it is not in use", Code.NOT_FOUND)
-            with open(disk.host_path, "rb") as file:
-                now_bytes = file.seek(0, os.SEEK_END)
-            if size_bytes < now_bytes:
-                raise KataError(
-                    f"resize {disk.host_path} to {size_bytes} bytes: it has {now_bytes}",
-                    Code.OUT_OF_RANGE,
-                )
-            self._hypervisor().resize_block(_name_volume(path), size_bytes)
+            wanted = _plan_size(disk.plan.host_path, size_bytes)
+            self._hypervisor().resize_block(name, wanted)
+
+    def close(self) -> None:
+        """Give up what is there, for a machine that has ended."""
+        with self._lock:
+            for disk in self._disks.values():
+                self._drop_note(disk.plan)
+            self._disks.clear()
+            self._names.clear()
+
+    def _get_plugged(self, name: str, plan: DiskPlan) -> _Plugged:
+        disk = self._disks.get(name)
+        if disk is not None and not disk.users:
+            self._unplug(name)
+            disk = None
+        if disk is None:
+            disk = self._disks[name] = _Plugged(plan, self._plug(name, plan))
+            if plan.volume:
+                directvolume.note_user(plan.volume, self._sandbox_id)
+        elif disk.plan != plan:
+            raise KataError(
+                f"plug disk {plan.host_path} as {plan.volume}: {disk.plan.host_path} is in use as"
+                f" {disk.plan.volume}",
+                Code.FAILED_PRECONDITION,
+            )
+        return disk
 
     def _plug(self, name: str, plan: DiskPlan) -> str:
-        try:
-            is_device = stat.S_ISBLK(os.stat(plan.host_path).st_mode)
-        except OSError as error:
-            raise KataError(
-                f"plug disk {plan.host_path}: {error.strerror}", Code.NOT_FOUND
-            ) from error
+        is_device = stat.S_ISBLK(_look_at(plan.host_path).st_mode)
         device = BlockDevice(name, plan.host_path, plan.read_only, raw_device=is_device)
         return self._hypervisor().plug_block(device)
 
     def _unplug(self, name: str) -> None:
-        try:
-            self._hypervisor().unplug(name, _UNPLUG_S)
-        except KataError as error:
-            self._log.warning("disk not unplugged", disk=name, error=describe_error(error))
+        self._drop_note(self._disks[name].plan)
+        self._hypervisor().unplug(name, _UNPLUG_S)
+        del self._disks[name]
+
+    def _drop_note(self, plan: DiskPlan) -> None:
+        if plan.volume:
+            directvolume.drop_user(plan.volume, self._sandbox_id)
+
+
+def _plan_size(path: str, size_bytes: int) -> int:
+    """Return the size in bytes that a disk shall have, of at least so many."""
+    is_device = stat.S_ISBLK(_look_at(path).st_mode)
+    try:
+        with open(path, "rb") as file:
+            now_bytes = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise KataError(f"resize disk {path}: {error.strerror}", Code.NOT_FOUND) from error
+    if is_device:
+        return now_bytes
+    if size_bytes < now_bytes:
+        raise KataError(
+            f"resize {path} to {size_bytes} bytes: it has {now_bytes}", Code.OUT_OF_RANGE
+        )
+    return -(-size_bytes // _SECTOR_BYTES) * _SECTOR_BYTES
+
+
+def _look_at(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise KataError(f"plug disk {path}: {error.strerror}", Code.NOT_FOUND) from error
 
 
 def _name(container_id: str, index: int, plan: DiskPlan) -> str:

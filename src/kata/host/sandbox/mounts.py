@@ -80,8 +80,8 @@ class MountPlan:
     shared: tuple[SharedMount, ...]
     storages: tuple[GuestStorage, ...]
     watched: tuple[WatchedMount, ...] = ()
-    # Sources of volumes that are disks.
-    direct: tuple[str, ...] = ()
+    # Volumes that are disks: the path that stands for each, and how the guest mounts it.
+    direct: tuple[tuple[str, GuestStorage], ...] = ()
 
 
 def plan_mounts(
@@ -93,7 +93,7 @@ def plan_mounts(
     that are disks are plugged in; all other bind mounts are shared.  Raises UNIMPLEMENTED for what
     cannot be had.
     """
-    direct: list[str] = []
+    direct: list[tuple[str, GuestStorage]] = []
     shared: list[SharedMount] = []
     storages: list[GuestStorage] = []
     watched: list[WatchedMount] = []
@@ -107,8 +107,8 @@ def plan_mounts(
         _check_propagation(mount["destination"], options)
         volume = find_volume(source)
         if volume is not None:
-            direct.append(source)
             storages.append(_plan_disk(source, volume))
+            direct.append((source, storages[-1]))
             mount["type"] = "bind"
             mount["source"] = storages[-1].mount_point
             continue

@@ -160,9 +160,8 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
     }
     mounts = plan_mounts(container_id, guest, rules.probe, rules.find_volume)
     volumes = (
-        DiskPlan(storage.mount_point, storage.source, "ro" in storage.options, volume=True)
-        for storage in mounts.storages
-        if storage.driver == "blk"
+        DiskPlan(storage.mount_point, storage.source, "ro" in storage.options, source)
+        for source, storage in mounts.direct
     )
     disks = (*plan_devices(guest, rules.find_block_node), *volumes)
     linux = guest.setdefault("linux", {})

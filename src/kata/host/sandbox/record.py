@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -13,9 +14,11 @@ from dataclasses import asdict, dataclass, field
 
 from kata.base.errors import Code, KataError
 from kata.base.processes import end_process
+from kata.base.statefolder import ROOT
 
-ROOT = "/run/kata"
 VERSION = 1
+# Programs that ask the sandbox may still put a socket into its folder.
+_REMOVALS = 5
 
 
 @dataclass(slots=True)
@@ -136,13 +139,19 @@ def remove_drafts(sandbox_id: str) -> None:
 
 def remove_state_folder(folder: str) -> None:
     """Remove a state folder and the files in it."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return
-    for name in names:
-        os.unlink(os.path.join(folder, name))
-    os.rmdir(folder)
+    for _ in range(_REMOVALS):
+        try:
+            for name in os.listdir(folder):
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
+        except FileNotFoundError:
+            pass  # somebody else was faster
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        if not os.path.exists(folder):
+            return
+    raise KataError(f"remove {folder}: files appear in it again and again")
 
 
 def _save(folder: str, record: Record) -> None:

@@ -13,6 +13,7 @@ from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.base.mountinfo import list_mounts
 from kata.base.processes import Spawner, read_start_time
+from kata.base.statefolder import ROOT
 from kata.base.trace import SHOWN, Trace
 from kata.config.records import Config
 from kata.host.hypervisor.accelerator import choose_accelerator
@@ -31,7 +32,7 @@ from kata.host.sandbox.machine import Machine, MachineContext, find_free_mib
 from kata.host.sandbox.network import SandboxNetwork
 from kata.host.sandbox.pod import PodPlan
 from kata.host.sandbox.portforward import PortForward
-from kata.host.sandbox.record import ROOT, ProcessEntry, RecordFile
+from kata.host.sandbox.record import ProcessEntry, RecordFile
 from kata.host.sandbox.spare import Spare
 from kata.host.sandbox.undo import UndoStack
 from kata.host.sandbox.volumes import FollowedVolumes
@@ -71,7 +72,7 @@ class Sandbox:
         self._machine: Machine | None = None
         self._network: SandboxNetwork | None = None
         self._volumes = FollowedVolumes(self._send_volume, self._undo, log)
-        self.disks = Disks(lambda: self.hypervisor, log)
+        self.disks = Disks(sandbox_id, lambda: self.hypervisor, log)
         self._stop_lock = threading.Lock()
         self._stopped = False
         self._aborted = False
@@ -123,6 +124,7 @@ class Sandbox:
         spec = plan.plan_vm(self.id, self.config, size, accelerator.name, cid)
         self._spec = replace(spec, netns_path=self.pod.netns_path if network else "")
         self._undo.push("shared folder", self._remove_share)
+        self._undo.push("disks", self.disks.close)
         spawner = self._enter_cgroup(size)
         context = MachineContext(self.config, self._log, spawner, self._record, self.trace)
         with self.trace.step("start machine"):

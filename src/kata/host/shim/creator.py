@@ -6,6 +6,7 @@ What is created is the caller's to register and to end; what failed has left not
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,6 +88,7 @@ class Creator:
         self._log = log
         self._callbacks = callbacks
         self._spare = spare
+        self._lock = threading.Lock()
         self._console: Console | None = None
 
     def make_sandbox(self, request: TaskRequest, spec: dict[str, Any]) -> Sandbox:
@@ -174,13 +176,14 @@ class Creator:
                 Code.FAILED_PRECONDITION,
                 "set debug_console_enabled = true in [agent.kata]",
             )
-        if self._console is None:
-            self._console = Console(self._log)
-        return self._console
+        with self._lock:
+            if self._console is None:
+                self._console = Console(self._log)
+            return self._console
 
     def _prepare(self, container: Container, planned: ContainerPlan, sandbox: Sandbox) -> None:
         with sandbox.trace.step(f"mount files of {container.id[:SHOWN]}"):
-            container.prepare(planned, sandbox.id, sandbox.mounts_folder, self._identity.view)
+            container.prepare(planned, sandbox.mounts_folder, self._identity.view)
 
     def _plan(self, container_id: str, spec: dict[str, Any], sandbox: Sandbox) -> ContainerPlan:
         planned = plan_container(container_id, spec, self._rules(sandbox))

@@ -14,6 +14,7 @@ from functools import partial
 
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.log import Logger
+from kata.base.statefolder import SOCKET
 from kata.host.sandbox.container import Container
 from kata.host.sandbox.mounts import name_direct_volume
 from kata.host.sandbox.record import state_folder
@@ -26,7 +27,6 @@ from kata.host.shim.overhead import GuestUse
 from kata.rpc.durations import Durations
 from kata.rpc.pb import csi_pb2
 
-SOCKET = "shim-monitor.sock"
 # Prometheus's text format.
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 _ALIVE = (State.RUNNING, State.PAUSED)

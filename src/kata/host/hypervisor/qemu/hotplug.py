@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from kata.base.errors import Code, KataError
 from kata.host.hypervisor.qemu.machine import root_port_id
-from kata.host.hypervisor.qemu.qmp import Qmp
+from kata.host.hypervisor.qemu.qmp import Qmp, QmpBrokenError, QmpRefusedError
 from kata.host.hypervisor.spec import BlockDevice, NetworkDevice, SharedFolder
 
 # A monitor command and its arguments.
@@ -129,10 +129,20 @@ def resize_block(qmp: Qmp, device_id: str, size_bytes: int) -> None:
 
 
 def unplug(qmp: Qmp, ports: RootPorts, device_id: str, timeout_s: float) -> None:
-    """Ask the guest to let go of a device, wait until it has, and drop what stands behind it."""
+    """Ask the guest to let go of a device, wait until it has, and drop what stands behind it.
+
+    May be called again for one that was too slow.
+    """
     backend = ports.backend(device_id)
-    qmp.execute("device_del", {"id": device_id})
-    qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout_s)
+    refusal: QmpRefusedError | None = None
+    try:
+        qmp.execute("device_del", {"id": device_id})
+    except QmpRefusedError as error:
+        refusal = error  # it is on its way out, or has left
+    try:
+        qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout_s)
+    except QmpBrokenError as error:
+        raise refusal or error from error
     ports.release(device_id)
     qmp.execute(*backend)
 
