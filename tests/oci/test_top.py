@@ -39,14 +39,20 @@ def test_a_terminal(shared_runtime: Runtime, shared: str) -> None:
         stderr=slave,
         start_new_session=True,
         env={**os.environ, "TERM": "xterm"},
+        # What runs the tests may itself ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    for _ in range(3):
-        read_until(master, shared)
-    os.kill(process.pid, signal.SIGINT)
-    read_until(master, "\x1b[?1049l")  # the other screen again
-    assert process.wait(timeout=20) == 0
-    os.close(master)
-    os.close(slave)
+    try:
+        for _ in range(3):
+            read_until(master, shared)
+        os.kill(process.pid, signal.SIGINT)
+        read_until(master, "\x1b[?1049l")  # the other screen again
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(slave)
 
 
 @pytest.fixture

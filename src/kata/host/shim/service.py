@@ -136,11 +136,8 @@ class TaskService:
         return _EMPTY
 
     def kill(self, request: task_pb2.KillRequest) -> empty_pb2.Empty:
-        """Signal a task or an exec, or all processes of a task."""
-        if request.all and not request.exec_id:
-            self._tasks.kill_all(request.id, request.signal)
-        else:
-            self._tasks.kill(request.id, request.exec_id, request.signal)
+        """Signal a task or an exec, or every process of a task."""
+        self._tasks.kill(request.id, request.exec_id, request.signal, everyone=request.all)
         return _EMPTY
 
     def pids(self, request: task_pb2.PidsRequest) -> task_pb2.PidsResponse:

@@ -180,16 +180,15 @@ class Tasks:
         )
         return process
 
-    def kill(self, container_id: str, exec_id: str, signum: int) -> None:
-        """Send a signal to a task or exec."""
+    def kill(self, container_id: str, exec_id: str, signum: int, *, everyone: bool = False) -> None:
+        """Send a signal to a task or exec, or to every process of a task."""
         container = self.get_container(container_id)
         alive = {State.RUNNING, State.PAUSED} | (set() if exec_id else {State.CREATED})
         container.get_process(exec_id).require("kill", *alive)
-        container.signal(self._get_sandbox().agent, exec_id, signum)
-
-    def kill_all(self, container_id: str, signum: int) -> None:
-        """Send a signal to all processes of a task."""
-        self.get_container(container_id).signal_all(self._get_sandbox().agent, signum)
+        if everyone and not exec_id:
+            container.signal_all(self._get_sandbox().agent, signum)
+        else:
+            container.signal(self._get_sandbox().agent, exec_id, signum)
 
     def pause(self, container_id: str) -> None:
         """Freeze a task."""
