@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kata.monitor import scrape
 from kata.monitor.exposition import Relabelled, relabel
+from kata.monitor.guest import MAX_SERIES
 from tests.monitor.conftest import Monitor
 from tests.support.monitored import METRICS, FakeShim, make_answer
 
@@ -143,6 +144,22 @@ def test_one_that_is_replaced_while_it_is_asked_has_not_failed(monitor: Monitor)
 
     ending.send = end
     assert read_metrics(monitor.get("/metrics").text)[FAILED] == [({}, 0.0)]
+
+
+def test_a_guests_series_are_counted_until_its_sandbox_is_gone(monitor: Monitor) -> None:
+    (shim,) = monitor.add("a")
+    for scraped in range(3):
+        text = "".join(f'kata_guest_vm_stat{{item="{scraped}-{n}"}} 1\n' for n in range(4000))
+        shim.answers["/metrics"] = make_answer(f"# TYPE kata_guest_vm_stat gauge\n{text}".encode())
+        got = read_metrics(monitor.get("/metrics").text).get("kata_guest_vm_stat", [])
+        assert len(got) == max(0, min(4000, MAX_SERIES - 4000 * scraped))
+    complaints = [line for line in monitor.log if b"metrics left out" in line]
+    assert len(complaints) == 1
+    assert b"2000 lines are beyond the 6000 series of a guest" in complaints[0]
+    shim.remove()
+    monitor.wait_for(set(), gone=frozenset({"a"}))
+    monitor.add("a")
+    assert "kata_guest_load" in read_metrics(monitor.get("/metrics").text)
 
 
 def test_a_hostile_sandbox_keeps_its_own_good_lines(monitor: Monitor) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kata.base.errors import Code, KataError, describe_error
 from kata.monitor.discovery import is_there
 from kata.monitor.exposition import relabel, render_labels
 from kata.monitor.fetch import Answer, Request, fetch, fetch_all
+from kata.monitor.guest import MAX_SERIES, Shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from kata.base.log import Logger
     from kata.monitor.discovery import Sandbox
+    from kata.monitor.exposition import Relabelled
     from kata.monitor.families import Family
 
 # Prometheus gives a whole scrape 10 s by default.  A shim answers within 20 ms, and within seconds
@@ -40,6 +42,7 @@ class _Memory:
 
     # What its pod is called does not change; its shim is asked once.  Empty until it has said so.
     labels: str = ""
+    shown: Shown = field(default_factory=Shown)
     # What was logged of its last scrape.
     complaint: str = ""
 
@@ -70,14 +73,12 @@ class Scraper:
             result, memory = results.pop(), memories[sandbox]
             try:
                 memory.labels = memory.labels or _read_labels(sandbox, pods[sandbox])
-                found = relabel(_get_body(result), memory.labels, prefixes)
+                found = relabel(_get_body(result), memory.labels, prefixes, memory.shown)
             except KataError as error:
                 failures[sandbox] = error
                 continue
             sources.append(found.families)
-            message = "metrics left out" if found.rejected else ""
-            reason = f"{found.rejected} lines are not what shims write"
-            self._complain(sandbox, memory, message, reason)
+            self._complain(sandbox, memory, *_describe_losses(found))
         # Not before: one that was ending then has gone by now, and has not failed.
         failed = [sandbox for sandbox in failures if is_there(sandbox)]
         for sandbox in failed:
@@ -113,6 +114,16 @@ class Scraper:
 
 def _read_labels(sandbox: Sandbox, result: Answer | KataError) -> str:
     return render_labels((sandbox.id, *_parse_pod(_get_body(result))))
+
+
+def _describe_losses(found: Relabelled) -> tuple[str, str]:
+    """Return what to log of a sandbox's text, and why; empty if all of it was taken."""
+    reasons = []
+    if found.rejected:
+        reasons.append(f"{found.rejected} lines are not what shims write")
+    if found.excess:
+        reasons.append(f"{found.excess} lines are beyond the {MAX_SERIES} series of a guest")
+    return "metrics left out" if reasons else "", ", ".join(reasons)
 
 
 def _get_body(result: Answer | KataError) -> bytes:
