@@ -248,8 +248,7 @@ def test_too_many_scrapes_at_once(monitor: Monitor) -> None:
     shim.hang()
     with ThreadPoolExecutor(12) as pool:
         statuses = list(pool.map(lambda _: monitor.get("/metrics").status, range(12)))
-    assert set(statuses) <= {200, 503}
-    assert 200 in statuses
+    assert set(statuses) == {200, 503}
 
 
 def test_thousands_of_series(monitor: Monitor) -> None:
