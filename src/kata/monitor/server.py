@@ -60,9 +60,12 @@ class MonitorServer(ThreadingHTTPServer):
         self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._is_full = False
         host, port = address
+        # The socket of all IPv6 addresses takes connections of both families.
+        takes_both = not host and socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if takes_both else socket.AF_UNSPEC
         try:
             found = socket.getaddrinfo(
-                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                host or None, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
             self.address_family = found[0][0]
             super().__init__((str(found[0][4][0]), port), _Handler)
@@ -74,6 +77,8 @@ class MonitorServer(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """Bind without asking a name server for the host's name, as HTTPServer does."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "", int(self.server_address[1])
 
