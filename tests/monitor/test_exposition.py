@@ -9,14 +9,66 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from kata.guest.metrics import render
 from kata.monitor.exposition import MAX_LINES, OWN_LABELS, relabel, render_labels
 from kata.monitor.families import merge
+from kata.monitor.guest import MAX_SERIES, Shown
 from tests.support.monitored import METRICS
 
 VALUES = ("victim", "uid", "name", "space")
 LABELS = render_labels(VALUES)
 HONEST_SAMPLES = 7
+NEWLINE = "\n"
 FAMILY = "# HELP kata_guest_load x\n# TYPE kata_guest_load gauge\n"
+# As the Rust agent writes it, a sample of each of its families.
+UPSTREAM = """\
+# HELP kata_agent_io_stat Agent process IO statistics.
+# TYPE kata_agent_io_stat gauge
+kata_agent_io_stat{item="rchar"} 4.5e+06
+# TYPE kata_agent_proc_stat gauge
+kata_agent_proc_stat{item="utime"} 12
+# TYPE kata_agent_proc_status gauge
+kata_agent_proc_status{item="vmrss"} 12345
+# TYPE kata_agent_process_cpu_seconds_total counter
+kata_agent_process_cpu_seconds_total 0.5
+# TYPE kata_agent_process_max_fds gauge
+kata_agent_process_max_fds 1024
+# TYPE kata_agent_process_open_fds gauge
+kata_agent_process_open_fds 12
+# TYPE kata_agent_process_resident_memory_bytes gauge
+kata_agent_process_resident_memory_bytes 12345344
+# TYPE kata_agent_process_start_time_seconds gauge
+kata_agent_process_start_time_seconds 1600000000.5
+# TYPE kata_agent_process_threads gauge
+kata_agent_process_threads 3
+# TYPE kata_agent_process_virtual_memory_bytes gauge
+kata_agent_process_virtual_memory_bytes 123453440
+# TYPE kata_agent_scrape_count counter
+kata_agent_scrape_count 1
+# TYPE kata_agent_threads gauge
+kata_agent_threads 3
+# TYPE kata_agent_total_rss gauge
+kata_agent_total_rss 12345344
+# TYPE kata_agent_total_time gauge
+kata_agent_total_time 0.12
+# TYPE kata_agent_total_vm gauge
+kata_agent_total_vm 123453440
+# TYPE kata_guest_cpu_time gauge
+kata_guest_cpu_time{cpu="0",item="user"} 10
+kata_guest_cpu_time{cpu="total",item="user"} 10
+# TYPE kata_guest_diskstat gauge
+kata_guest_diskstat{disk="pmem0p1",item="reads"} 100
+# TYPE kata_guest_load gauge
+kata_guest_load{item="load15"} 0.01
+# TYPE kata_guest_meminfo gauge
+kata_guest_meminfo{item="direct_map_4M"} 0
+# TYPE kata_guest_netdev_stat gauge
+kata_guest_netdev_stat{interface="eth0",item="recv_bytes"} 100
+# TYPE kata_guest_tasks gauge
+kata_guest_tasks{item="cur"} 1
+# TYPE kata_guest_vm_stat gauge
+kata_guest_vm_stat{item="allocstall_dma32"} 0
+"""
 
 
 def list_samples(text: str) -> list[tuple[str, dict[str, str], float]]:
@@ -59,12 +111,16 @@ def test_prefixes_choose_families() -> None:
         'kata_guest_load{__name__="kata_shim_threads"} 1',
         'kata_guest_load{item="a",item="b"} 1',
         'kata_guest_load{le="x"} 1',
+        'kata_guest_load{cpu="0",item="a"} 1',
+        'kata_guest_load{pod="a"} 1',
+        "kata_guest_load 1",
         'kata_guest_load{item="a"',
         'kata_guest_load{item="a} 1',
         'kata_guest_load{item="\\x"} 1',
         'kata_guest_load{item="a\x00"} 1',
         'kata_guest_load{item="\udcff"} 1',
-        'kata_guest_load{item="' + "x" * 600 + '"} 1',
+        'kata_guest_load{item="' + "x" * 65 + '"} 1',
+        "kata_guest_load " + "x" * 600,
         "kata_guest_load 1 99999999999999",
         "kata_guest_load 1e999",
         "kata_guest_load " + "9" * 400,
@@ -96,6 +152,8 @@ def test_a_bad_line_is_left_out_and_no_other(line: str) -> None:
         "# TYPE kata_guest_load histogram",
         "# TYPE kata_guest_load summary",
         "# TYPE kata_guest_load",
+        "# TYPE kata_guest_new gauge",
+        "# TYPE kata_agent_process_new gauge",
         "# TYPE up gauge",
         "# TYPE kata_monitor_scrape_count counter",
         "# TYPE kata_shim_rpc_durations_histogram_milliseconds gauge",
@@ -111,8 +169,10 @@ def test_families_that_cannot_be_have_no_samples(head: str) -> None:
 
 def test_the_first_of_two_families_and_of_two_samples_counts() -> None:
     text = METRICS + FAMILY.encode() + b'kata_guest_load{item="load1"} 666\n'
-    text += b"# TYPE kata_guest_tasks gauge\n"
-    text += b'kata_guest_tasks{a="1",b="2"} 3\nkata_guest_tasks{b="2",a="1"} 666\n'
+    text += b"# TYPE kata_guest_diskstat gauge\n"
+    text += (
+        b'kata_guest_diskstat{disk="1",item="2"} 3\nkata_guest_diskstat{item="2",disk="1"} 666\n'
+    )
     relabelled = relabel(text, LABELS)
     assert relabelled.rejected == 3
     assert "666" not in "".join(merge([relabelled.families]))
@@ -135,13 +195,36 @@ def test_sandboxes_that_disagree_spoil_no_types_but_their_own() -> None:
     assert len(re.findall(r"(?m)^kata_guest_load\{", text)) == 4
 
 
-def test_thousands_of_series_and_no_more() -> None:
-    lines = (f'kata_guest_vm_stat{{item="i{number}"}} {number}' for number in range(20_000))
-    text = "# TYPE kata_guest_vm_stat gauge\n" + "\n".join(lines)
-    relabelled = relabel(text.encode(), LABELS)
-    assert relabelled.rejected == 1
+def test_thousands_of_lines_and_no_more() -> None:
+    name = "kata_shim_threads"
+    lines = (f'{name}{{item="i{number}"}} {number}' for number in range(20_000))
+    relabelled = relabel(f"# TYPE {name} gauge\n{NEWLINE.join(lines)}".encode(), LABELS)
+    assert (relabelled.rejected, relabelled.excess) == (1, 0)
     samples = list_samples("".join(merge([relabelled.families])))
     assert len(samples) == MAX_LINES - 1
+
+
+def test_a_guest_that_shows_ever_new_series_has_a_bounded_number() -> None:
+    shown, seen = Shown(), set()
+    for scrape in range(5):
+        lines = (f'kata_guest_vm_stat{{item="{scrape}-{number}"}} 1' for number in range(2500))
+        text = METRICS + f"# TYPE kata_guest_vm_stat gauge\n{NEWLINE.join(lines)}".encode()
+        relabelled = relabel(text, LABELS, (), shown)
+        assert relabelled.rejected == 0
+        samples = list_samples("".join(merge([relabelled.families])))
+        assert len(samples) == HONEST_SAMPLES + 2500 - relabelled.excess
+        seen |= {labels["item"] for name, labels, _ in samples if name.startswith("kata_guest_")}
+    assert len(seen) == MAX_SERIES
+    # Whatever else it shows, what was known before stays, and so does what the host says.
+    assert len(samples) == HONEST_SAMPLES
+
+
+def test_all_that_agents_write_is_taken() -> None:
+    for text in (render(1), UPSTREAM):
+        relabelled = relabel(text.encode(), LABELS)
+        assert (relabelled.rejected, relabelled.excess) == (0, 0)
+        names = {family.name for family in relabelled.families}
+        assert names == set(re.findall(r"(?m)^# TYPE (\S+)", text))
 
 
 def test_names_of_pods_can_be_anything() -> None:

@@ -83,6 +83,20 @@ def test_what_is_wrong_is_named_on_one_line(words: tuple[str, ...], named: str) 
     assert all(line.startswith("time=") for line in logged)
 
 
+def test_without_a_host_it_listens_on_both_families() -> None:
+    words = [PROGRAM, "--listen-address", ":0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            assert "for everybody" in process.stderr.readline()
+            port = int(process.stderr.readline().rpartition("port=")[2])
+            for host in ("127.0.0.1", "[::1]"):
+                with urllib.request.urlopen(f"http://{host}:{port}/", timeout=TIMEOUT_S) as answer:
+                    assert answer.status == 200
+        finally:
+            process.terminate()
+
+
 def test_a_port_that_is_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import random
 import re
 import subprocess
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from kata.monitor.exposition import relabel, render_labels
 from kata.monitor.families import merge
+from kata.monitor.guest import MAX_SERIES
 from tests.monitor.conftest import Monitor
 from tests.monitor.test_exposition import TRICKS
 from tests.support.dashboard import list_expressions, load
-from tests.support.monitored import METRICS
-from tests.support.prometheus import Prometheus, check_metrics, find_program
-from tools.steps import CHECKOUT
+from tests.support.monitored import METRICS, make_answer
+from tests.support.prometheus import JOB, Prometheus, check_metrics, find_program
 
 HOSTS = 400
 
@@ -36,6 +36,8 @@ def test_hostile_sandboxes_do_not_spoil_a_scrape(monitor: Monitor, tmp_path: Pat
     for number in range(20):
         text = METRICS + b"".join(chance.choices(TRICKS, k=200))
         monitor.add(f"bad-{number}", metrics=text)
+    (long,) = monitor.add("long")
+    long.answers["/sandbox"] = make_answer(json.dumps({"cri_name": "\U0001f431" * 600}).encode())
     monitor.add("good")
     prometheus = Prometheus(tmp_path, monitor.port)
     try:
@@ -47,6 +49,7 @@ def test_hostile_sandboxes_do_not_spoil_a_scrape(monitor: Monitor, tmp_path: Pat
         names = prometheus.query('count by (sandbox_id) ({__name__=~"kata_shim.*|kata_guest.*"})')
         assert {labels["sandbox_id"] for labels, _ in names} == {
             "good",
+            "long",
             *(f"bad-{number}" for number in range(20)),
         }
     finally:
@@ -54,14 +57,19 @@ def test_hostile_sandboxes_do_not_spoil_a_scrape(monitor: Monitor, tmp_path: Pat
 
 
 def test_the_scrape_job_is_one() -> None:
-    path = os.path.join(CHECKOUT, "config", "prometheus", "kata.yml")
     done = subprocess.run(
-        [find_program("promtool"), "check", "config", path],
+        [find_program("promtool"), "check", "config", JOB],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_scrape_jobs_limits_are_above_the_monitors() -> None:
+    limits = dict(re.findall(r"(?m)^ +(\w+_limit): (\d+)$", JOB.read_text()))
+    assert limits.keys() == {"sample_limit", "label_limit", "label_value_length_limit"}
+    assert int(limits["sample_limit"]) >= 80 * MAX_SERIES
 
 
 def test_the_dashboard_is_whole() -> None:

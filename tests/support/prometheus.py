@@ -17,18 +17,12 @@ from typing import Any
 
 from tools.other_debian import unpack
 from tools.setup import BUILD
+from tools.steps import CHECKOUT
 
 # Sandboxes of other tests answer slowly when processors are emulated.
 TIMEOUT_S = 90.0
-_CONFIG = """\
-global:
-  scrape_interval: 2s
-  scrape_timeout: 2s
-scrape_configs:
-  - job_name: kata
-    static_configs:
-      - targets: ["127.0.0.1:{port}"]
-"""
+# The scrape job that is shipped.
+JOB = Path(CHECKOUT, "config", "prometheus", "kata.yml")
 
 # Labels and value.
 Sample = tuple[dict[str, str], float]
@@ -90,7 +84,9 @@ class Prometheus:
     def __init__(self, folder: Path, target_port: int) -> None:
         """``folder`` is for its configuration and its data."""
         self._port = find_port()
-        (folder / "prometheus.yml").write_text(_CONFIG.format(port=target_port))
+        job = JOB.read_text().replace("127.0.0.1:8090", f"127.0.0.1:{target_port}")
+        job = re.sub(r"(scrape_(?:interval|timeout)): \d+s", r"\1: 2s", job)
+        (folder / "prometheus.yml").write_text(job)
         command = [
             find_program("prometheus"),
             f"--config.file={folder}/prometheus.yml",

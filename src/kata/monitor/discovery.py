@@ -41,6 +41,11 @@ class Sandbox:
     birth: tuple[int, int]
 
 
+def is_there(sandbox: Sandbox) -> bool:
+    """Look whether a sandbox still runs, which may have ended since it was found."""
+    return _look(os.path.dirname(sandbox.socket_path)) == sandbox
+
+
 class Discovery:
     """Follows the folder with the sandboxes' folders, also while it does not exist."""
 

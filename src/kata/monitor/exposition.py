@@ -2,9 +2,10 @@
 
 Part of the text was written in the guest, which is not trusted.  A line that is not exactly what
 shim and agent write is left out and counted; nothing that gets through can look like another
-sandbox's, or spoil the whole text.  prometheus_client's parser is not used for that: it takes
-1e999, for which Prometheus refuses everything, NUL and time stamps, and is seven times as slow
-(19 ms for 135 kB; with 100 sandboxes that is 2 s of each scrape).
+sandbox's, spoil the whole text, or fill Prometheus with ever new series.  prometheus_client's
+parser is not used for that: it takes 1e999, for which Prometheus refuses everything, NUL and time
+stamps, and is seven times as slow (19 ms for 135 kB; with 100 sandboxes that is 2 s of each
+scrape).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from kata.monitor import guest
 from kata.monitor.families import HISTOGRAM, UNTYPED, Family, matches
 
 TYPE_CHECKING = False
@@ -50,6 +52,8 @@ class Relabelled:
 
     families: list[Family]
     rejected: int
+    # How many good lines were of series beyond those that a guest may show.
+    excess: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,15 @@ class _Block:
     lines: list[str] = field(default_factory=list)
 
 
-def relabel(body: bytes, labels: str, prefixes: Sequence[str] = ()) -> Relabelled:
+def relabel(
+    body: bytes, labels: str, prefixes: Sequence[str] = (), shown: guest.Shown | None = None
+) -> Relabelled:
     """Check a sandbox's text and add ``labels`` (``a="b",c="d"``) to every sample.
 
-    With ``prefixes`` only families whose names begin with one of them.
+    With ``prefixes`` only families whose names begin with one of them.  ``shown`` is what the guest
+    has shown before, and grows.
     """
-    reader = _Reader(labels, prefixes)
+    reader = _Reader(labels, prefixes, shown or guest.Shown())
     lines = body.decode("utf-8", "surrogateescape").split("\n", MAX_LINES)
     for line in lines[:MAX_LINES]:
         reader.read(line)
@@ -88,7 +95,7 @@ def relabel(body: bytes, labels: str, prefixes: Sequence[str] = ()) -> Relabelle
         if block.lines
     ]
     rest = 1 if len(lines) > MAX_LINES else 0
-    return Relabelled(families, reader.rejected + rest)
+    return Relabelled(families, reader.rejected + rest, reader.excess)
 
 
 def render_labels(values: Sequence[str]) -> str:
@@ -100,9 +107,10 @@ def render_labels(values: Sequence[str]) -> str:
 class _Reader:
     """Reads lines, and keeps what is good."""
 
-    def __init__(self, labels: str, prefixes: Sequence[str]) -> None:
+    def __init__(self, labels: str, prefixes: Sequence[str], shown: guest.Shown) -> None:
         self.blocks: dict[str, _Block] = {}
-        self.rejected = 0
+        self.rejected = self.excess = 0
+        self._shown = shown
         self._tail = labels + "} "
         self._prefixes = prefixes
         self._help = ("", "")
@@ -132,9 +140,11 @@ class _Reader:
             or not _NUMBER.fullmatch(value)
         ):
             self.rejected += 1
-            return
-        block.heads.add(series.head)
-        block.lines.append(f"{series.head}{self._tail}{value}\n")
+        elif series.name in guest.LABELS and not self._shown.add(series.head):
+            self.excess += 1
+        else:
+            block.heads.add(series.head)
+            block.lines.append(f"{series.head}{self._tail}{value}\n")
 
     def _read_comment(self, line: str) -> None:
         word, _, rest = line.removeprefix("# ").partition(" ")
@@ -164,7 +174,8 @@ class _Reader:
 
 def find_members(name: str, kind: str) -> frozenset[str]:
     """Return the names that a family's samples have; none if there can be no such family."""
-    if not re.fullmatch(_NAME, name):
+    is_unknown = name.startswith(guest.PREFIXES) and name not in guest.LABELS
+    if is_unknown or not re.fullmatch(_NAME, name):
         return frozenset()
     if name.endswith(_HISTOGRAM_MARK):
         parts = _HISTOGRAM_PARTS if kind == HISTOGRAM else ()
@@ -189,6 +200,8 @@ def _parse_series(text: str) -> _Series | None:
 
 
 def _has_sound_labels(name: str, labels: dict[str, str]) -> bool:
+    if name in guest.LABELS:
+        return guest.has_sound_labels(name, labels)
     if "quantile" in labels or not labels.keys().isdisjoint(OWN_LABELS):
         return False
     is_bucket = name.endswith(f"{_HISTOGRAM_MARK}_bucket")

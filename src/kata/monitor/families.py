@@ -28,7 +28,7 @@ class Family:
 
 
 def merge(sources: Iterable[Iterable[Family]]) -> Iterator[str]:
-    """Yield the text of each family, with the samples of all sources that have it.
+    """Yield the text of each family in pieces, the samples of one source after the other's.
 
     A source can only say of its own samples what they are: where sources disagree between gauge and
     counter, the family is untyped.  No other disagreement can be, since names tell histograms.
@@ -38,7 +38,9 @@ def merge(sources: Iterable[Iterable[Family]]) -> Iterator[str]:
         for family in source:
             by_name.setdefault(family.name, []).append(family)
     for _, members in sorted(by_name.items()):
-        yield _render(members)
+        yield _render_head(members)
+        for family in members:
+            yield family.samples
 
 
 def matches(name: str, prefixes: Sequence[str]) -> bool:
@@ -46,10 +48,10 @@ def matches(name: str, prefixes: Sequence[str]) -> bool:
     return not prefixes or name.startswith(tuple(prefixes))
 
 
-def _render(members: Sequence[Family]) -> str:
+def _render_head(members: Sequence[Family]) -> str:
     name = members[0].name
     kinds = {family.kind for family in members}
     kind = kinds.pop() if len(kinds) == 1 else UNTYPED
     text = next((family.help for family in members if family.help), "")
     head = f"# HELP {name} {text}\n" if text else ""
-    return head + f"# TYPE {name} {kind}\n" + "".join(family.samples for family in members)
+    return head + f"# TYPE {name} {kind}\n"

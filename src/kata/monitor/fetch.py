@@ -116,6 +116,7 @@ class _Exchange:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._data = bytearray()
 
     def _fail(self, reason: str, cause: BaseException | None, code: int = Code.UNAVAILABLE) -> None:
         path = f"{self._request.socket_path}{self._request.target}"

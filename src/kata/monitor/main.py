@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kata.monitor.arguments import Options
 
 _ROOT = "/run/kata"
+# How long connections wait where there are no descriptors for them, before they are tried again.
+_PAUSE_MS = 500
 # What is not wanted at a level, as it stands in the lines.
 _DROPPED = {"warning": (b"level=info",), "error": (b"level=info", b"level=warning")}
 _ENDS = (signal.SIGTERM, signal.SIGINT)
@@ -96,11 +98,13 @@ def _serve(discovery: Discovery, server: MonitorServer, stop_fd: int) -> None:
     for fd in (discovery.fileno(), server.fileno(), stop_fd):
         poll.register(fd, select.POLLIN)
     while True:
-        ready = [fd for fd, _ in poll.poll()]
+        # What waits would wake this at once.
+        poll.modify(server.fileno(), 0 if server.is_short else select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(_PAUSE_MS if server.is_short else None)]
         if stop_fd in ready:
             return
         discovery.update()
-        if server.fileno() in ready:
+        if server.fileno() in ready or server.is_short:
             server.handle_request()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -14,7 +15,7 @@ from kata.monitor.families import CONTENT_TYPE, matches, merge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from kata.monitor.discovery import Discovery, Sandbox
     from kata.monitor.own import OwnMetrics
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
-# Each asks all shims, which takes descriptors and processor time; more than that are refused.
-_MAX_SCRAPES = 4
+# These ask shims, which takes descriptors and processor time, and hold what those said until it has
+# been sent, 40 MB for 100 sandboxes; more at once are refused.
+_ASKING = ("/metrics", "/agent-url")
+_MAX_ASKING = 4
 _STATUS = {
     Code.INVALID_ARGUMENT: 400,
     Code.NOT_FOUND: 404,
@@ -65,7 +68,7 @@ class Pages:
         self._discovery = discovery
         self._scraper = scraper
         self._own = own
-        self._slots = threading.BoundedSemaphore(_MAX_SCRAPES)
+        self._slots = threading.BoundedSemaphore(_MAX_ASKING)
         self._table: dict[str, Callable[[_Query], Page]] = {
             "/": self._show_index,
             "/metrics": self._show_metrics,
@@ -73,13 +76,24 @@ class Pages:
             "/agent-url": self._show_agent_url,
         }
 
-    def answer(self, target: str, accept: str) -> Page:
-        """Return the page for a request's target; ``accept`` is its header of that name."""
+    @contextmanager
+    def answer(self, target: str, accept: str) -> Iterator[Page]:
+        """Have the page for a request's target, until it has been sent.
+
+        ``accept`` is the request's header of that name.
+        """
+        with ExitStack() as held:
+            yield self._make(target, accept, held)
+
+    def _make(self, target: str, accept: str, held: ExitStack) -> Page:
         try:
             parts = urlsplit(target)
             show = self._table.get(parts.path)
             if show is None:
                 raise KataError(f"there is no {parts.path!r}, see /", Code.NOT_FOUND)
+            if parts.path in _ASKING:
+                self._take_slot()
+                held.callback(self._slots.release)
             return show(_Query(parse_qs(parts.query), "text/html" in accept))
         except KataError as error:
             status = _STATUS.get(error.code, _BAD_GATEWAY)
@@ -93,17 +107,17 @@ class Pages:
             return Page(200, HTML, ["<h1>kata-monitor</h1>\n<ul>\n", *rows, "</ul>\n"])
         return Page(200, TEXT, (f"{path}: {text}\n" for path, text in _ENDPOINTS))
 
+    def _take_slot(self) -> None:
+        if not self._slots.acquire(blocking=False):
+            text = f"ask sandboxes: {_MAX_ASKING} requests are under way"
+            raise KataError(text, Code.RESOURCE_EXHAUSTED)
+
     def _show_metrics(self, query: _Query) -> Page:
         prefixes = [name for name in query.get("filter_family").split(",") if name]
-        if not self._slots.acquire(blocking=False):
-            text = f"scrape sandboxes: {_MAX_SCRAPES} scrapes are under way"
-            raise KataError(text, Code.RESOURCE_EXHAUSTED)
-        try:
-            if query.get("sandbox"):
-                return self._scrape_one(self._get_sandbox(query), prefixes)
-            return self._scrape_all(prefixes)
-        finally:
-            self._slots.release()
+        self._scraper.forget_others(self._list_sandboxes())
+        if query.get("sandbox"):
+            return self._scrape_one(self._get_sandbox(query), prefixes)
+        return self._scrape_all(prefixes)
 
     def _scrape_one(self, sandbox: Sandbox, prefixes: list[str]) -> Page:
         scrape = self._scraper.scrape([sandbox], prefixes)
@@ -116,7 +130,6 @@ class Pages:
         self._own.count_scrape()
         sandboxes = self._list_sandboxes()
         scrape = self._scraper.scrape(sandboxes, prefixes)
-        self._scraper.forget_others(sandboxes)
         self._own.note_scrape((time.monotonic() - began) * 1000, scrape.failed)
         own = self._own.list_families(len(sandboxes))
         wanted = [family for family in own if matches(family.name, prefixes)]
