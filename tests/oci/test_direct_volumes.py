@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_containers_of_a_pod_share_a_disk(
     inside(runtime, members[0], "echo shared > /data/file")
     runtime.call("delete", "--force", members[0])
     assert inside(runtime, members[1], "cat /data/file") == "shared"
+    total_bytes(runtime, volume)  # which the other's end has not changed
+    other = replace(volume, disk=volume.disk.with_name("other"))
+    other.disk.write_bytes(volume.disk.read_bytes())
+    add(runtime, other)
+    third = make_bundle()
+    third.spec["annotations"] = bundle.spec["annotations"]
+    third.spec["mounts"].append(volume.mount())
+    third.run("true")
+    refused = runtime.call("create", "-b", str(third.folder), f"{name}-c", check=False)
+    assert f"{volume.disk} is in use as {volume.path}" in refused.stderr
+    add(runtime, volume)
+    total_bytes(runtime, volume)
     runtime.call("delete", "--force", members[1])
     assert volume.read("file") == "shared\n"  # the machine runs on, without the disk
     again = make_bundle()
@@ -215,3 +228,28 @@ def test_a_disk_without_a_file_system(
     bundle.run("true")
     refused = runtime.call("create", "-b", str(bundle.folder), name, check=False)
     assert "mount storage blk" in refused.stderr
+
+
+def test_a_note_that_others_can_write(
+    runtime: Runtime, bundle: Bundle, name: str, volume: Volume
+) -> None:
+    (note,) = Path(ROOT).glob("*/mountInfo.json")
+    note.chmod(0o666)
+    bundle.spec["mounts"].append(volume.mount())
+    bundle.run("true")
+    refused = runtime.call("create", "-b", str(bundle.folder), name, check=False)
+    assert "others can write it" in refused.stderr
+
+
+def test_notes_of_a_killed_shim_go_with_its_leftovers(
+    runtime: Runtime, bundle: Bundle, name: str, volume: Volume
+) -> None:
+    start(runtime, bundle, name, volume)
+    (note,) = Path(ROOT).glob(f"*/{name}")
+    record = json.loads(Path(f"/run/kata/{name}/record.json").read_text())
+    for entry in record["processes"]:
+        if entry["role"] == "shim":
+            os.kill(entry["pid"], signal.SIGKILL)
+    runtime.wait_for_status(name, "stopped")
+    runtime.call("delete", "--force", name)
+    assert not note.exists()

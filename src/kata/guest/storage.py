@@ -36,13 +36,24 @@ CREATE_DIRECTORY = "io.katacontainers.volume.overlayfs.create_directory="
 class Driver:
     """How storages of one kind are mounted and given back."""
 
-    __slots__ = ("keep", "module", "mounted", "prepare")
+    __slots__ = ("flush", "keep", "module", "mounted", "prepare")
 
     def __init__(
-        self, prepare: Prepare, *, module: str = "", mounted: bool = True, keep: bool = False
+        self,
+        prepare: Prepare,
+        *,
+        module: str = "",
+        mounted: bool = True,
+        keep: bool = False,
+        flush: bool = False,
     ) -> None:
-        """``module`` is loaded first; ``keep`` holds the storage until the sandbox ends."""
+        """``module`` is loaded first; ``keep`` holds the storage until the sandbox ends.
+
+        ``flush`` writes everything back before it goes: the host takes the device then, also if
+        something in the guest still holds the file system.
+        """
         self.prepare = prepare
+        self.flush = flush
         self.module = module
         self.mounted = mounted
         self.keep = keep
@@ -120,7 +131,7 @@ class Storages:
             if not users:
                 self._mount(driver, storage)
                 self._drivers[storage.mount_point] = Driver(
-                    driver.prepare, mounted=driver.mounted, keep=driver.keep
+                    driver.prepare, mounted=driver.mounted, keep=driver.keep, flush=driver.flush
                 )
             self._users[storage.mount_point] = users + 1
 
@@ -157,6 +168,8 @@ class Storages:
                 self._users[mount_point] = max(users - 1, 1)
                 return
             del self._users[mount_point], self._drivers[mount_point]
+            if driver.flush:
+                os.sync()
             if driver.mounted:
                 syscalls.umount(mount_point, syscalls.MNT_DETACH)
 
@@ -282,7 +295,7 @@ def _give_to_group(storage: Storage) -> None:
 
 DRIVERS = {
     "virtio-fs": Driver(_mount_virtiofs, module="virtiofs"),
-    "blk": Driver(_mount_disk, module="virtio_blk"),
+    "blk": Driver(_mount_disk, module="virtio_blk", flush=True),
     "overlayfs": Driver(_mount_overlay, module="overlay"),
     "overlay": Driver(_mount_overlay, module="overlay"),
     "bind": Driver(_mount_bind),
