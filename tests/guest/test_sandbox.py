@@ -66,7 +66,7 @@ def test_only_once(sandbox: Host) -> None:
 
 def test_failure_can_be_tried_again(host: Host) -> None:
     host.mounts_may_stay = True
-    request = pb.CreateSandboxRequest(storages=[pb.Storage(driver="blk", mount_point="/run/x")])
+    request = pb.CreateSandboxRequest(storages=[pb.Storage(driver="9p", mount_point="/run/x")])
     with pytest.raises(RpcError) as caught:
         host.call("CreateSandbox", request)
     assert caught.value.code == Code.UNIMPLEMENTED

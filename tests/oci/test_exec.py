@@ -140,7 +140,7 @@ def test_events(shared_runtime: Runtime, shared: str) -> None:
 def test_logs_of_all_parts(shared_runtime: Runtime, shared: str) -> None:
     lines = shared_runtime.call("logs", shared).stdout.splitlines()
     assert {"agent", "shim"} <= {line.split()[0] for line in lines}
-    times = [line.split('time="')[1] for line in lines if 'time="' in line]
+    times = [line.split('time="')[1].split('"')[0] for line in lines if 'time="' in line]
     assert times == sorted(times)
 
 

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 # Python ignores these two; a program expects the kernel's defaults.
 _DEFAULTED = (signals.SIGPIPE, signals.SIGXFSZ)
+# What who runs the agent may ignore; a shell could not have its programs heed it again (signal(7)).
+_TERMINALS = (
+    signals.SIGHUP,
+    signals.SIGINT,
+    signals.SIGQUIT,
+    signals.SIGTERM,
+    signals.SIGTSTP,
+    signals.SIGTTIN,
+    signals.SIGTTOU,
+)
 
 
 def run(
@@ -68,7 +78,7 @@ def spawn_leader(
         file_actions=actions,
         setsid=True,
         setsigmask=(),
-        setsigdef=_DEFAULTED,
+        setsigdef=(*_DEFAULTED, *_TERMINALS),
     )
 
 
