@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,14 @@ from bench.bed import Bed
 from bench.samples import Figure, compare, time_call, time_pairs
 from tests.support.factory import wait_for_spares
 from tests.support.netns import Netns
-from tests.support.runtime import PROGRAM, Bundle, Runtime, unmount_below, unpack_busybox
+from tests.support.runtime import (
+    PROGRAM,
+    Bundle,
+    Runtime,
+    unmount_below,
+    unpack_busybox,
+    wait_until,
+)
 from tools.busybox_image import busybox_layer
 
 _IMAGE = "localhost/busybox"
@@ -81,8 +89,15 @@ def _podman(
     try:
         yield call, str(wrapper)
     finally:
-        unmount_below(str(folder / "podman"))
+        wait_until(lambda: _remove_storage(folder / "podman"))
         netns.delete()
+
+
+def _remove_storage(folder: Path) -> bool:
+    """Return whether it is gone; what Podman runs when a container has ended mounts it again."""
+    unmount_below(str(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def _measure_verbs(runtime: Runtime, folder: Path, rounds: int) -> Iterator[Figure]:
