@@ -42,8 +42,11 @@ def test_trace_of_a_start(containerd: Containerd, name: str) -> None:
         [f"{BUILD}/bin/kata-runtime", "trace", name], capture_output=True, text=True, check=True
     )
     lines = done.stdout.splitlines()
+    # A machine that had waited was started before.
+    parts = [line for line in lines if line.startswith(("start QEMU  ", "start virtiofsd  "))]
+    assert len(parts) in (0, 2)
     for step in (
-        "start machine", "start QEMU", "start virtiofsd", f"mount files of {name[:12]}",
+        "start machine", f"mount files of {name[:12]}",
         "wait for agent", "set up guest", f"create {name[:12]}", f"start {name[:12]}",
     ):  # fmt: skip
         (line,) = (line for line in lines if line.startswith(f"{step}  "))

@@ -103,7 +103,10 @@ class HttpServer:
                 os.unlink(self._path)
             except FileNotFoundError:
                 pass  # it went with its folder
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
+            try:
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
+            except OSError:
+                pass  # it was awake, and has
 
     def _accept(self) -> None:
         with self._listener:
