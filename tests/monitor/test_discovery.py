@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from kata.base.errors import KataError
-from kata.monitor.discovery import SOCKET, Discovery
+from kata.base.statefolder import SOCKET
+from kata.monitor.discovery import Discovery
 
 TIMEOUT_S = 30.0
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kata.base.errors import Code, KataError
+from kata.base.statefolder import SOCKET
 from kata.monitor.fetch import MAX_BYTES, Answer, Request, fetch, fetch_all
-from tests.support.monitored import METRICS, SOCKET, FakeShim, make_answer
+from tests.support.monitored import METRICS, FakeShim, make_answer
 
 TIMEOUT_S = 30.0
 # Of those that are expected to hang.

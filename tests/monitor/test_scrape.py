@@ -10,9 +10,10 @@ from typing import ClassVar
 import pytest
 
 from kata.base.log import Logger
+from kata.base.statefolder import SOCKET
 from kata.monitor.discovery import Sandbox
 from kata.monitor.scrape import Scraper
-from tests.support.monitored import SOCKET, FakeShim
+from tests.support.monitored import FakeShim
 
 
 class Watched(Sandbox):

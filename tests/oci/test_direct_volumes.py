@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import pytest
 from kata.base.directvolume import ROOT
 from tests.oci.conftest import BundleMaker
 from tests.support.runtime import Bundle, Runtime
+from tests.support.sandboxes import SHIM, kill
 
 pytestmark = pytest.mark.e2e
 
@@ -73,6 +73,15 @@ def start(runtime: Runtime, bundle: Bundle, name: str, volume: Volume, *options:
     bundle.spec["mounts"].append(volume.mount(*options))
     runtime.create(bundle.run("sleep", "1000"), name)
     runtime.call("start", name)
+
+
+def create(
+    runtime: Runtime, bundle: Bundle, name: str, volume: Volume
+) -> subprocess.CompletedProcess[str]:
+    """Try to create a container that mounts a volume."""
+    bundle.spec["mounts"].append(volume.mount())
+    bundle.run("true")
+    return runtime.call("create", "-b", str(bundle.folder), name, check=False)
 
 
 def inside(runtime: Runtime, name: str, script: str) -> str:
@@ -143,9 +152,7 @@ def test_containers_of_a_pod_share_a_disk(
     add(runtime, other)
     third = make_bundle()
     third.spec["annotations"] = bundle.spec["annotations"]
-    third.spec["mounts"].append(volume.mount())
-    third.run("true")
-    refused = runtime.call("create", "-b", str(third.folder), f"{name}-c", check=False)
+    refused = create(runtime, third, f"{name}-c", volume)
     assert f"{volume.disk} is in use as {volume.path}" in refused.stderr
     add(runtime, volume)
     total_bytes(runtime, volume)
@@ -212,9 +219,7 @@ def test_a_disk_that_is_not_there(
     runtime: Runtime, bundle: Bundle, name: str, volume: Volume
 ) -> None:
     volume.disk.unlink()
-    bundle.spec["mounts"].append(volume.mount())
-    bundle.run("true")
-    refused = runtime.call("create", "-b", str(bundle.folder), name, check=False)
+    refused = create(runtime, bundle, name, volume)
     assert f"plug disk {volume.disk}: No such file or directory" in refused.stderr
     refused = runtime.call("direct-volume", "stats", "--volume-path", volume.path, check=False)
     assert "no sandbox uses it" in refused.stderr
@@ -224,9 +229,7 @@ def test_a_disk_without_a_file_system(
     runtime: Runtime, bundle: Bundle, name: str, volume: Volume
 ) -> None:
     volume.disk.write_bytes(bytes(MIB))
-    bundle.spec["mounts"].append(volume.mount())
-    bundle.run("true")
-    refused = runtime.call("create", "-b", str(bundle.folder), name, check=False)
+    refused = create(runtime, bundle, name, volume)
     assert "mount storage blk" in refused.stderr
 
 
@@ -235,9 +238,7 @@ def test_a_note_that_others_can_write(
 ) -> None:
     (note,) = Path(ROOT).glob("*/mountInfo.json")
     note.chmod(0o666)
-    bundle.spec["mounts"].append(volume.mount())
-    bundle.run("true")
-    refused = runtime.call("create", "-b", str(bundle.folder), name, check=False)
+    refused = create(runtime, bundle, name, volume)
     assert "others can write it" in refused.stderr
 
 
@@ -246,10 +247,7 @@ def test_notes_of_a_killed_shim_go_with_its_leftovers(
 ) -> None:
     start(runtime, bundle, name, volume)
     (note,) = Path(ROOT).glob(f"*/{name}")
-    record = json.loads(Path(f"/run/kata/{name}/record.json").read_text())
-    for entry in record["processes"]:
-        if entry["role"] == "shim":
-            os.kill(entry["pid"], signal.SIGKILL)
+    kill(name, SHIM)
     runtime.wait_for_status(name, "stopped")
     runtime.call("delete", "--force", name)
     assert not note.exists()

@@ -7,9 +7,9 @@ import json
 import os
 import signal
 import socket
-from pathlib import Path
 
 from tests.support.runtime import Runtime, wait_until
+from tests.support.sandboxes import QEMU, find_pids
 
 # Upstream's list (docs/design/kata-2-0-metrics.md) without what is Go's.
 PROCESS = ("threads", "fds", "proc_stat", "proc_status", "io_stat")
@@ -108,8 +108,7 @@ def test_other_paths(runtime: Runtime, shared: str) -> None:
 
 def test_a_machine_that_hangs(runtime: Runtime, shared: str) -> None:
     """What the host knows is told without it."""
-    record = json.loads(Path(f"/run/kata/{shared}/record.json").read_text())
-    (pid,) = [entry["pid"] for entry in record["processes"] if entry["role"] == "qemu"]
+    (pid,) = find_pids(shared, QEMU)
     os.kill(pid, signal.SIGSTOP)
     try:
         text = runtime.call("metrics", shared).stdout

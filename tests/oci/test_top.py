@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.oci.test_terminals import read_until, resize
 from tests.support.runtime import Runtime
+from tests.support.sandboxes import SHIM, find_pids
 
 pytestmark = pytest.mark.e2e
 
@@ -58,8 +57,7 @@ def test_a_terminal(shared_runtime: Runtime, shared: str) -> None:
 @pytest.fixture
 def hung(shared: str) -> Iterator[str]:
     """A sandbox whose shim does not answer."""
-    record = json.loads(Path(f"/run/kata/{shared}/record.json").read_text())
-    (pid,) = [entry["pid"] for entry in record["processes"] if entry["role"] == "shim"]
+    (pid,) = find_pids(shared, SHIM)
     os.kill(pid, signal.SIGSTOP)
     yield shared
     os.kill(pid, signal.SIGCONT)

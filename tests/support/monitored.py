@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-SOCKET = "shim-monitor.sock"
+from kata.base.statefolder import SOCKET
+
 POD = {"cri_uid": "uid-1", "cri_name": "pod-1", "cri_namespace": "default"}
 METRICS = b"""\
 # HELP kata_shim_threads threads of the shim

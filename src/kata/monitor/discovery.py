@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from kata.base import syscalls
 from kata.base.errors import KataError
 from kata.base.ids import check_id
+from kata.base.statefolder import SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SOCKET = "shim-monitor.sock"
 # inotify(7)
 _MOVED, _CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0xC0, 0x100, 0x200, 0x400, 0x800
 _OVERFLOW, _ONLYDIR, _ONESHOT = 0x4000, 1 << 24, 1 << 31

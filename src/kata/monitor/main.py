@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 
 from kata.base.errors import KataError, describe_error
 from kata.base.log import Logger
+from kata.base.statefolder import ROOT
 from kata.monitor.arguments import parse_arguments
 from kata.monitor.discovery import Discovery
 from kata.monitor.own import OwnMetrics
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from kata.monitor.arguments import Options
 
-_ROOT = "/run/kata"
 # How long connections wait where there are no descriptors for them, before they are tried again.
 _PAUSE_MS = 500
 # What is not wanted at a level, as it stands in the lines.
@@ -37,7 +37,7 @@ def main() -> int:
     log = make_log(options)
     try:
         with signals_as_bytes() as stop_fd:
-            run(options, _ROOT, stop_fd, log)
+            run(options, ROOT, stop_fd, log)
     except (KataError, OSError) as error:
         print(f"kata-monitor: {describe_error(error)}", file=sys.stderr)
         return 1

@@ -109,44 +109,50 @@ def plan_mounts(
         if volume is not None:
             storages.append(_plan_disk(source, volume))
             direct.append((source, storages[-1]))
-            mount["type"] = "bind"
-            mount["source"] = storages[-1].mount_point
+            _bind(mount, storages[-1].mount_point)
             continue
         facts = probe(source)
         if facts.special == "a character device" and facts.device in GUESTS_OWN:
-            mount["type"] = "bind"  # the guest's node of the same name
+            _bind(mount, source)  # the guest's node of the same name
             continue
         _check_source(mount["destination"], source, facts)
         if facts.watched:
             watched.append(WatchedMount(source, _name_volume(source), owners))
-            mount["type"] = "bind"
-            mount["source"] = f"{WATCHED_FOLDER}/{watched[-1].name}"
+            _bind(mount, f"{WATCHED_FOLDER}/{watched[-1].name}")
             continue
         memory = _plan_memory(mount["destination"], facts, owners.maps)
-        mount["type"] = "bind"
         if memory:
             storages += memory
-            mount["source"] = memory[-1].mount_point
+            _bind(mount, memory[-1].mount_point)
             continue
-        base = os.path.basename(mount["destination"].rstrip("/")) or "root"
-        name = f"{container_id}-{index:016x}-{base}"
-        shared.append(
-            SharedMount(
-                source=source,
-                name=name,
-                read_only="ro" in options or "rro" in options,
-                recursive="rbind" in options,
-                follows=not _FOLLOWING.isdisjoint(options),
-                read_only_below="rro" in options,
-                owners=owners,
-            )
-        )
-        mount["source"] = f"{layout.GUEST_FOLDER}/{name}"
+        shared.append(_plan_shared(f"{container_id}-{index:016x}", mount, owners))
+        _bind(mount, f"{layout.GUEST_FOLDER}/{shared[-1].name}")
         if "ro" in options and (facts.mounts_below or shared[-1].follows):
             # As on a host, what is mounted below stays as it is.  In the guest a mount that appears
             # below a read-only one is so too, so here the host alone refuses writing.
             mount["options"] = [option for option in options if option != "ro"]
     return MountPlan(tuple(shared), tuple(storages), tuple(watched), tuple(direct))
+
+
+def _bind(mount: dict[str, Any], source: str) -> None:
+    """Have the guest bind one of its own paths."""
+    mount["type"] = "bind"
+    mount["source"] = source
+
+
+def _plan_shared(prefix: str, mount: dict[str, Any], owners: OwnerMaps) -> SharedMount:
+    """Return a mount of the host's; its name in the shared folder begins with ``prefix``."""
+    options = mount.get("options") or []
+    base = os.path.basename(mount["destination"].rstrip("/")) or "root"
+    return SharedMount(
+        source=mount.get("source") or "",
+        name=f"{prefix}-{base}",
+        read_only="ro" in options or "rro" in options,
+        recursive="rbind" in options,
+        follows=not _FOLLOWING.isdisjoint(options),
+        read_only_below="rro" in options,
+        owners=owners,
+    )
 
 
 def name_direct_volume(source: str) -> str:
