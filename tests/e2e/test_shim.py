@@ -86,6 +86,17 @@ def test_id_that_is_wrong_on_the_command_line(tmp_path: Path, bad: str, action: 
     assert b"check container id" in done.stderr
 
 
+def test_the_next_of_an_id_once_the_end_is_answered(tmp_path: Path) -> None:
+    """Nobody has to wait, and the first's end takes nothing from the next."""
+    bundle = write_bundle(tmp_path / "bundle", GOOD)
+    for _ in range(20):
+        shim = Shim(bundle, ID)
+        shim.shim_pid()
+        shim.stop()
+        assert not Path(shim.path).exists()
+    assert_gone(ID, ENGINE, NAMESPACE)
+
+
 def test_second_shim_of_one_id(shim: Shim, tmp_path: Path) -> None:
     done = run_shim(tmp_path, ID, "start")
     assert done.returncode == 1

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
+from kata.cli.oci.task import Task
+from kata.host.shim import daemon
 from kata.rpc import frame
 from kata.rpc.client import Client, ConnectionLostError, RpcError
-from kata.rpc.pb import agent_pb2, health_pb2, ttrpc_pb2
+from kata.rpc.pb import agent_pb2, health_pb2, task_pb2, ttrpc_pb2
 from kata.rpc.server import Server, after_answer
 
 GOLDEN_REQUEST = bytes.fromhex(
@@ -197,7 +200,7 @@ def test_what_follows_an_answer_comes_after_it() -> None:
     done = threading.Event()
 
     def follow() -> None:
-        arrived.append(ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        arrived.append(watched.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         done.set()
 
     def end(request: health_pb2.CheckRequest) -> health_pb2.HealthCheckResponse:
@@ -215,10 +218,13 @@ def test_what_follows_an_answer_comes_after_it() -> None:
         method="Check",
         payload=health_pb2.CheckRequest(service="end").SerializeToString(),
     )
-    frame.Channel.from_socket(ours).write_frame(1, frame.REQUEST, request.SerializeToString())
+    watched = ours.dup()
+    channel = frame.Channel.from_socket(ours)
+    channel.write_frame(1, frame.REQUEST, request.SerializeToString())
     assert done.wait(5)
     assert arrived[0]
-    ours.close()
+    channel.hang_up()
+    watched.close()
 
 
 @pytest.mark.parametrize("length", [0, 1, 8191, 8192, 8193, 1 << 19, (3 << 20) + 1])
@@ -304,3 +310,48 @@ def test_calls_without_an_answer_are_forgotten() -> None:
     assert not client._calls
     client.close()
     theirs.close()
+
+
+def test_an_answer_that_nobody_waits_for_goes_nowhere(tmp_path: Path) -> None:
+    """A connection that has ended has a number that the next file opened could get."""
+    server = Server(
+        {"grpc.Health": {"Check": (health_pb2.CheckRequest, check)}}, Logger(lambda _: None)
+    )
+    ours, theirs = socket.socketpair()
+    serving = threading.Thread(target=daemon.serve_connection, args=(theirs, server))
+    serving.start()
+    client = Client(frame.Channel.from_socket(ours))
+    client.begin("grpc.Health/Check", health_pb2.CheckRequest(service="slow"))
+    time.sleep(0.05)  # the request is under way
+    client.close()
+    serving.join(5)
+    files = [(tmp_path / str(number)).open("wb") for number in range(8)]
+    time.sleep(0.5)
+    for file in files:
+        file.close()
+    assert {(tmp_path / str(number)).stat().st_size for number in range(8)} == {0}
+
+
+def test_one_connection_after_the_other_gets_its_own_answers(tmp_path: Path) -> None:
+    """The reader of one that was closed must not read what is for the next, of the same number."""
+    kinds = {"Start": (task_pb2.StartRequest, lambda _request: task_pb2.StartResponse(pid=1))}
+    server = Server({"containerd.task.v2.Task": kinds}, Logger(lambda _: None))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "shim"))
+        listener.listen()
+
+        def accept() -> None:
+            for _ in range(1000):
+                daemon.serve_connection(listener.accept()[0], server)
+
+        threading.Thread(target=accept, daemon=True).start()
+
+        def start_often() -> None:
+            for _ in range(1000):
+                with Task("", "x", "x", str(tmp_path / "shim")) as task:
+                    task.start()
+
+        caller = threading.Thread(target=start_often, daemon=True)
+        caller.start()
+        caller.join(30)
+        assert not caller.is_alive()

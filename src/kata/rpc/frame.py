@@ -83,16 +83,21 @@ class Channel:
 
     @classmethod
     def from_socket(cls, sock: socket.socket) -> Channel:
-        """Take a connected stream socket."""
+        """Take a connected stream socket; the caller's object is a closed one afterwards.
+
+        The descriptor is closed with the last who holds the channel.  Were it closed earlier, a
+        thread that is about to read or write would do so on whatever has its number next.
+        """
+        own = type(sock)(fileno=sock.detach())
 
         def hang_up() -> None:
             try:
-                sock.shutdown(2)
+                own.shutdown(2)
             except OSError:
                 pass  # the peer was faster
 
-        channel = cls(sock.fileno(), hang_up)
-        channel._sock = sock  # which keeps the descriptor open
+        channel = cls(own.fileno(), hang_up)
+        channel._sock = own
         return channel
 
     def read_frame(self) -> Frame | None:

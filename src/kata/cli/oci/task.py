@@ -46,7 +46,6 @@ class Task:
             raise KataError(
                 f"connect to the shim of {sandbox}: {error.strerror}", Code.UNAVAILABLE
             ) from error
-        self._sock = sock  # the channel does not keep it
         self._client = Client(Channel.from_socket(sock))
 
     def create(self, bundle: str, stdio: str, *, terminal: bool) -> None:
@@ -129,7 +128,6 @@ class Task:
     def close(self) -> None:
         """Hang up."""
         self._client.close()
-        self._sock.close()
 
     def _call(self, method: str, request: Message, answer: type[Answer]) -> Answer:
         return self._client.call(f"{_SERVICE}/{method}", request, answer)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # The last event has to reach containerd before the process ends.
 _LAST_EVENTS_S = 5.0
+# Who asks for the end is not kept longer by a machine that does not end, nor keeps it longer.
+_GONE_S = 5.0
+_ANSWER_S = 1.0
 # An engine that was told of this shim makes itself known at once.
 _SILENCE_S = 60.0
 # And one that was perhaps told, by a starting process that was killed then.
@@ -53,8 +56,8 @@ def serve(
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
     identity = ShimIdentity(arguments.namespace, path, view)
     tasks = Tasks(identity, publisher, Spawner(), log, spare)
-    ended = threading.Event()
-    service = TaskService(tasks, lambda: after_answer(ended.set))
+    end = _End()
+    service = TaskService(tasks, end.reach)
     server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log, tasks.durations)
     connected = threading.Event()
     threading.Thread(
@@ -62,11 +65,36 @@ def serve(
     ).start()
     starter.tell_ready()
     if connected.wait(_SILENCE_S if starter.wait_known() else _STRANGER_S):
-        ended.wait()
+        end.wanted.wait()
     tasks.stop()
-    publisher.close(_LAST_EVENTS_S)
     address.remove(path)
+    end.tell_gone()
+    publisher.close(_LAST_EVENTS_S)
     log.info("shim ends")
+
+
+class _End:
+    """The order of an end: it is wanted, nothing is left, which is answered, the process ends.
+
+    Who has the answer may start another sandbox of that id.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+        self._gone = threading.Event()
+        self._answered = threading.Event()
+
+    def reach(self) -> None:
+        """Return when nothing is left, for the thread that answers then."""
+        after_answer(self._answered.set)
+        self.wanted.set()
+        self._gone.wait(_GONE_S)
+
+    def tell_gone(self) -> None:
+        """Say so, and wait for the answer if one is waited for."""
+        self._gone.set()
+        if self.wanted.is_set():
+            self._answered.wait(_ANSWER_S)
 
 
 class LogSink:
@@ -112,12 +140,12 @@ def _accept(listener: socket.socket, server: Server, connected: threading.Event)
         connection, _ = listener.accept()
         connected.set()
         threading.Thread(
-            target=_serve_one, args=(connection, server), name="connection", daemon=True
+            target=serve_connection, args=(connection, server), name="connection", daemon=True
         ).start()
 
 
-def _serve_one(connection: socket.socket, server: Server) -> None:
+def serve_connection(connection: socket.socket, server: Server) -> None:
+    """Answer what comes on a connection, which is the callee's, until it ends."""
     channel = Channel.from_socket(connection)
     server.serve(channel)
-    channel.hang_up()
-    connection.close()
+    channel.hang_up()  # requests under way may still answer on it
