@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from kata.base.errors import KataError
+from kata.base.errors import Code, KataError
 from kata.guest import privileges
 from kata.rpc.client import RpcError
 from tests.guest.harness import Host, is_forker
@@ -20,6 +22,13 @@ PROFILE = {
     "architectures": ["SCMP_ARCH_X86_64"],
     "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}],
 }
+
+
+def find_forker(host: Host) -> int:
+    """Return the pid of the agent's helper."""
+    tasks = Path(f"/proc/{host.agent.pid}/task").glob("*/children")
+    children = [int(word) for file in tasks for word in file.read_text().split()]
+    return next(pid for pid in children if is_forker(pid))
 
 
 @pytest.fixture
@@ -115,9 +124,7 @@ def test_signals_are_the_kernels_defaults(host: Host, box: str) -> None:
 
 @pytest.mark.parametrize("runtime", ["native"], indirect=True)
 def test_a_forker_that_was_killed_is_replaced(host: Host, box: str) -> None:
-    tasks = Path(f"/proc/{host.agent.pid}/task").glob("*/children")
-    children = [int(word) for file in tasks for word in file.read_text().split()]
-    forker = next(pid for pid in children if is_forker(pid))
+    forker = find_forker(host)
     os.kill(forker, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while Path(f"/proc/{forker}").exists():
@@ -127,6 +134,47 @@ def test_a_forker_that_was_killed_is_replaced(host: Host, box: str) -> None:
         assert host.output(box, "echo", "on") == "on\n"
     host.run("c2", "sleep", "1000")
     assert host.output("c2", "echo", "on") == "on\n"
+
+
+@pytest.mark.parametrize("runtime", ["native"], indirect=True)
+def test_a_container_is_removed_while_it_is_entered(host: Host, box: str) -> None:
+    """Whoever comes too late is told so; nobody gets into a container that is made meanwhile."""
+    assert host.output(box, "echo", "on") == "on\n"
+    forker = find_forker(host)
+    seen: list[str] = []
+    wrong: list[RpcError] = []
+
+    def enter(name: str, thread: int) -> None:
+        try:
+            for number in itertools.count():
+                host.execute(name, f"e{thread}-{number}", "cat", "/proc/1/cmdline")
+                host.wait(name, f"e{thread}-{number}")
+                told = host.read_all(name, f"e{thread}-{number}").split(b"\0")
+                seen.append(f"{name} {told[1].decode()}" if len(told) > 1 else name)
+        except RpcError as error:
+            if error.code not in (Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.UNKNOWN):
+                wrong.append(error)
+
+    for number in range(10, 18):
+        name = f"c{number}"
+        host.run(name, "sleep", f"100{number}")
+        threads = [threading.Thread(target=enter, args=(name, thread)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        host.signal(signal.SIGKILL, name)
+        host.remove(name)
+        host.run(f"{name}-next", "sleep", f"200{number}")
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        host.signal(signal.SIGKILL, f"{name}-next")
+        host.remove(f"{name}-next")
+    assert not wrong
+    assert {line for line in seen if " " in line} == {
+        f"c{number} 100{number}" for number in range(10, 18)
+    }
+    assert find_forker(host) == forker
 
 
 @pytest.mark.parametrize("runtime", ["native"], indirect=True)

@@ -48,14 +48,7 @@ def receive(sock: _socket.socket) -> tuple[list[bytes], list[int]]:
 
     Raises OSError, or ValueError for a message of another form.
     """
-    space = _socket.CMSG_SPACE(_MAX_FDS * _INT_BYTES)
-    data, ancillary, flags, _ = sock.recvmsg(MAX_BYTES, space, _socket.MSG_CMSG_CLOEXEC)
-    fds = [
-        int.from_bytes(rights[at : at + _INT_BYTES], "little")
-        for level, kind, rights in ancillary
-        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
-        for at in range(0, len(rights), _INT_BYTES)
-    ]
+    data, fds, flags = receive_bytes(sock, MAX_BYTES)
     try:
         if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
             raise ValueError("the message is too long")
@@ -64,6 +57,22 @@ def receive(sock: _socket.socket) -> tuple[list[bytes], list[int]]:
         for fd in fds:
             os.close(fd)
         raise
+
+
+def receive_bytes(sock: _socket.socket, size: int) -> tuple[bytes, list[int], int]:
+    """Return up to ``size`` bytes as they came, their descriptors, and recvmsg(2)'s flags.
+
+    The descriptors are the caller's, and no program's that is executed.  Raises OSError.
+    """
+    space = _socket.CMSG_SPACE(_MAX_FDS * _INT_BYTES)
+    data, ancillary, flags, _ = sock.recvmsg(size, space, _socket.MSG_CMSG_CLOEXEC)
+    fds = [
+        int.from_bytes(rights[at : at + _INT_BYTES], "little")
+        for level, kind, rights in ancillary
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
+        for at in range(0, len(rights), _INT_BYTES)
+    ]
+    return data, fds, flags
 
 
 def _split(data: bytes) -> list[bytes]:

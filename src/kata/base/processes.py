@@ -25,12 +25,19 @@ _TIE = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")
 class Child:
     """A running child.  Owns its pidfd; reaps it once."""
 
+    _pidfd = -1
+
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.start_time = read_start_time(pid) or 0
         self._pidfd = os.pidfd_open(pid)
         self._lock = threading.Lock()
         self._status: int | None = None
+
+    def __del__(self) -> None:
+        # Not before: others wait at this number, which is readable also when it has been reaped.
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
 
     def fileno(self) -> int:
         """Return the pidfd, readable when the child has ended; for select and poll."""
@@ -46,8 +53,6 @@ class Child:
             if self._status is None:
                 _, status = os.waitpid(self.pid, 0)
                 self._status = os.waitstatus_to_exitcode(status)
-                os.close(self._pidfd)
-                self._pidfd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # stays readable
         return self._status
 
     def kill(self, signum: int = signal.SIGKILL) -> None:

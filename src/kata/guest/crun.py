@@ -80,7 +80,10 @@ class Crun(Runtime):
                 pid = _take_pid(pid_file)
                 self._reaper.claim(pid, exit_)
         finally:
-            os.unlink(process_file)
+            try:
+                os.unlink(process_file)
+            except FileNotFoundError:
+                pass  # the container was removed meanwhile
         return pid
 
     def kill_all(self, container_id: str) -> None:

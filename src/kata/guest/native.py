@@ -7,11 +7,11 @@ what they take.  A container that crun has made is still started and entered by 
 from __future__ import annotations
 
 import _socket
-import contextlib
 import os
 
 from kata.base import fdpass
 from kata.base.errors import Code, KataError
+from kata.base.handle import Handle
 from kata.guest import birth, cgroup, entry, limits, seccomp, signals
 from kata.guest.crun import TIMEOUT_S, Crun
 from kata.guest.terminal import hand_on
@@ -32,7 +32,7 @@ class _Own:
     """What the agent holds of a container that it has made itself."""
 
     def __init__(self) -> None:
-        self.filter_fd = -1
+        self.filter: Handle | None = None
         self.cgroup = ""
         # Of the first process, until it runs its program.
         self.answers: _socket.socket | None = None
@@ -46,8 +46,8 @@ class _Own:
         """Let it go; what runs in its cgroup is killed.  Raises DEADLINE_EXCEEDED."""
         if self.answers is not None:
             self.answers.close()
-        if self.filter_fd >= 0:
-            os.close(self.filter_fd)
+        if self.filter is not None:
+            self.filter.close()
         if self.cgroup:
             limits.remove(self.cgroup)
 
@@ -60,7 +60,8 @@ class Native(Crun):
     ) -> None:
         super().__init__(root, cgroup_manager, reaper, log)
         self._forker = forker
-        self._inits: dict[str, tuple[int, list[str]]] = {}
+        # Of each container that can be entered: its first process's pidfd, and its cgroups.
+        self._inits: dict[str, tuple[Handle, list[str]]] = {}
         self._own: dict[str, _Own] = {}
 
     def create(
@@ -76,7 +77,8 @@ class Native(Crun):
             linux: Any = spec.get("linux") or {}
             fds = _name_streams(stdio)
             if linux.get("seccomp"):
-                fds["filter"] = own.filter_fd = seccomp.compile_profile(linux["seccomp"])
+                own.filter = Handle(seccomp.compile_profile(linux["seccomp"]))
+                fds["filter"] = own.filter.fd
             if self._manager != "disabled":
                 path = linux.get("cgroupsPath") or container_id
                 own.cgroup = limits.make(path, linux.get("resources") or {})
@@ -101,7 +103,7 @@ class Native(Crun):
             return
         folders = cgroup.list_folders(pid) if self._manager != "disabled" else []
         try:
-            self._inits[container_id] = os.pidfd_open(pid), folders
+            self._inits[container_id] = Handle(os.pidfd_open(pid)), folders
         except ProcessLookupError:
             pass  # it has ended already
 
@@ -138,25 +140,39 @@ class Native(Crun):
         found = self._inits.get(container_id)
         if found is None or any(process.get(key) for key in entry.CRUNS):
             return self._execute_by_crun(container_id, process, scratch, stdio, exit_)
-        init_fd, folders = found
-        fds = {"init": init_fd, **_name_streams(stdio)}
-        filter_fd = self._open_filter(container_id)
-        if filter_fd >= 0:
-            fds["filter"] = filter_fd
+        init, folders = found
+        if not init.enter():
+            raise KataError(f"enter container {container_id}: it was deleted", Code.NOT_FOUND)
+        fds = {"init": init.fd, **_name_streams(stdio)}
+        filter_fd = -1
         try:
-            with self._reaper.birth():
-                answers = self._forker.enter(process, folders, fds)
-                try:
-                    pid = _follow(answers, stdio.console_path)
-                    if not pid:
-                        raise KataError("enter container: its process was killed", Code.UNKNOWN)
-                finally:
-                    answers.close()
-                self._reaper.claim(pid, exit_)
-                return pid
+            filter_fd = self._open_filter(container_id)
+            if filter_fd >= 0:
+                fds["filter"] = filter_fd
+            return self._enter(process, folders, fds, stdio.console_path, exit_)
         finally:
+            init.leave()
             if filter_fd >= 0:
                 os.close(filter_fd)
+
+    def _enter(
+        self,
+        process: dict[str, Json],
+        folders: list[str],
+        fds: dict[str, int],
+        console_path: str,
+        exit_: Exit,
+    ) -> int:
+        with self._reaper.birth():
+            answers = self._forker.enter(process, folders, fds)
+            try:
+                pid = _follow(answers, console_path)
+                if not pid:
+                    raise KataError("enter container: its process was killed", Code.UNKNOWN)
+            finally:
+                answers.close()
+            self._reaper.claim(pid, exit_)
+            return pid
 
     def kill_all(self, container_id: str) -> None:
         """See Runtime."""
@@ -189,17 +205,19 @@ class Native(Crun):
 
     def delete(self, container_id: str) -> None:
         """See Runtime."""
-        found = self._inits.pop(container_id, None)
+        found, own = self._inits.get(container_id), self._own.get(container_id)
         if found is not None:
-            init_fd, _ = found
-            if container_id in self._own:
-                with contextlib.suppress(ProcessLookupError):
-                    signals.send(init_fd, signals.SIGKILL)
-            os.close(init_fd)
-        if container_id not in self._own:
+            init, _ = found
+            if own is not None:
+                signals.send(init, signals.SIGKILL)
+            init.close()
+        if own is None:
             super().delete(container_id)
-            return
-        self._own.pop(container_id).remove()
+        else:
+            own.remove()
+        # Known until now: who would enter it meanwhile is told that it is deleted.
+        self._inits.pop(container_id, None)
+        self._own.pop(container_id, None)
 
     def _start_own(self, own: _Own) -> None:
         if own.answers is None:
@@ -236,7 +254,10 @@ class Native(Crun):
         """Return a descriptor of the container's seccomp program, -1 when it has none."""
         own = self._own.get(container_id)
         if own is not None:
-            return os.dup(own.filter_fd) if own.filter_fd >= 0 else -1
+            if own.filter is None:
+                return -1
+            with own.filter as fd:
+                return os.dup(fd)
         try:
             path = f"{self._root}/{container_id}/seccomp.bpf"
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

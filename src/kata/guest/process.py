@@ -6,6 +6,7 @@ import os
 import time
 
 from kata.base.errors import Code, KataError
+from kata.base.handle import Handle
 from kata.guest import signals, terminal
 from kata.guest.exits import Exit
 from kata.guest.stdio import open_console, open_pipes
@@ -27,7 +28,7 @@ class Process:
         self.exit = Exit(on_exit)
         self.pid = 0
         self.waited_at = 0.0
-        self._pidfd = -1
+        self._pidfd: Handle | None = None
         self._streams: Streams | None = None
 
     def launch(self, uid: int, console_path: str, start: Callable[[Stdio, Exit], int]) -> None:
@@ -55,12 +56,8 @@ class Process:
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended is no error."""
         signals.check(self.name, number)
-        if self._pidfd < 0:
-            return
-        try:
+        if self._pidfd is not None:
             signals.send(self._pidfd, number)
-        except ProcessLookupError:
-            pass
 
     def wait(self) -> int:
         """Return the exit status when there is one."""
@@ -137,13 +134,12 @@ class Process:
         if self._streams is not None:
             self._streams.close()
         self.exit.close()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if self._pidfd is not None:
+            self._pidfd.close()
 
     def _open_pidfd(self) -> None:
         try:
-            self._pidfd = os.pidfd_open(self.pid)
+            self._pidfd = Handle(os.pidfd_open(self.pid))
         except ProcessLookupError:
             pass  # it has ended and been collected already
 

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kata.base.handle import Handle
+
 SIGHUP = 1
 SIGINT = 2
 SIGQUIT = 3
@@ -62,6 +64,13 @@ def reset() -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def send(pidfd: int, number: int) -> None:
-    """Send a signal to the process of a pidfd.  Raises ProcessLookupError when it has ended."""
-    _signal.pidfd_send_signal(pidfd, number)
+def send(pidfd: Handle, number: int) -> None:
+    """Send a signal to the process of a pidfd; one that has ended, or is let go, is no error."""
+    if not pidfd.enter():
+        return
+    try:
+        _signal.pidfd_send_signal(pidfd.fd, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        pidfd.leave()

@@ -74,7 +74,8 @@ class Factory:
             if self._modules != _stamps():
                 self._log.info("factory ends: its code was changed")
                 return
-            for fd, _ in ready:
+            # One at a time: what is done for it may give the number of another to somebody else.
+            for fd, _ in ready[:1]:
                 self._handle(fd)
             if self._ending:
                 return

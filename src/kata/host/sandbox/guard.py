@@ -43,6 +43,7 @@ class Guard:
         """Stop watching processes that live; another guard may."""
         os.eventfd_write(self._end_fd, 1)
         self._thread.join()
+        os.close(self._end_fd)
 
     def expect_end(self) -> None:
         """Take the machine's end from now on for what was wanted."""
@@ -69,7 +70,6 @@ class Guard:
         poller.register(self._end_fd, select.POLLIN)
         ended = poller.poll()
         if ended == [(self._end_fd, select.POLLIN)]:
-            os.close(self._end_fd)
             return
         expected = self._expected.is_set()
         cause = self._explain_share() or self._explain_vm()

@@ -91,6 +91,9 @@ class Observer:
             self._closing = True
             os.write(self._wake_write, b"x")
             self._thread.join(timeout=5.0)
+            if not self._thread.is_alive():
+                os.close(self._wake_read)
+                os.close(self._wake_write)
 
     def _run(self) -> None:
         while not self._closing:
@@ -104,8 +107,6 @@ class Observer:
             if key.data is not None:
                 self._collect(key, drain=True)
         self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def _move(self) -> None:
         while self._moved:
@@ -114,6 +115,8 @@ class Observer:
                 if key.data is not None and key.data[0] == name:
                     file = BoundedFile(path)
                     file.write(self._tails[name])
+                    if key.data[1] is not None:
+                        key.data[1].close()
                     self._selector.modify(key.fd, key.events, (name, file, key.data[2]))
 
     def _collect(self, key: selectors.SelectorKey, *, drain: bool = False) -> None:

@@ -75,8 +75,12 @@ class Publisher:
                 self._deliver(request)
             else:
                 self._log.info("event", topic=request.envelope.topic)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self._client is not None:
             self._client.close()
+            self._client = None
 
     def _deliver(self, request: events_pb2.ForwardRequest) -> None:
         give_up = time.monotonic() + _PATIENCE_S
@@ -85,7 +89,7 @@ class Publisher:
                 self._forward(request)
                 return
             except (KataError, OSError) as error:
-                self._client = None
+                self._hang_up()
                 if time.monotonic() > give_up:
                     self._log.warning(
                         "event lost", topic=request.envelope.topic, error=describe_error(error)

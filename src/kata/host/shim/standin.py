@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kata.base import fdpass
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.log import Logger
 
@@ -48,12 +49,11 @@ class StandIn:
         self._ended = False
         try:
             connect(self._sock, path)
-            _, received, _, _ = socket.recv_fds(self._sock, _MESSAGE_BYTES, _STREAMS)
+            _, self.streams, _ = fdpass.receive_bytes(self._sock, _MESSAGE_BYTES)
         except OSError as error:
             self._sock.close()
             raise KataError(f"connect to {path}: {error}", Code.FAILED_PRECONDITION) from error
         self._sock.settimeout(None)
-        self.streams: tuple[int, ...] = tuple(received)
         if len(self.streams) != _STREAMS:
             self.close()
             for fd in self.streams:
@@ -79,7 +79,7 @@ class StandIn:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it has gone already
-        self._sock.close()
+        # The socket is closed with the object, which the thread that reads it holds as well.
 
     def _follow(self, controls: Controls) -> None:
         while words := self._receive():

@@ -67,7 +67,7 @@ class TaskIo:
         self._log = log
         self._plugin: LoggerPlugin | None = None
         self._wake_read, self._wake_write = os.pipe()
-        self._wake_users = 1  # whoever closes this, and each pump
+        self._users = 1  # whoever closes this, and whoever opens it, and each pump
         self._closed = False
         self._lock = threading.Lock()
         self._pumps: list[threading.Thread] = []
@@ -77,30 +77,42 @@ class TaskIo:
         self._stdin = self._keeper = -1
         self._input_ended = False
         self._outputs: dict[str, int] = {}
+        # Numbers that threads may still use, of streams that are let go.
+        self._spent: set[int] = set()
 
     def open(self) -> None:
         """Open the streams.
 
         An exec's are opened when it is started, not when it is registered: until then ctr cannot
-        tell the end of an input that is empty.
+        tell the end of an input that is empty.  Raises FAILED_PRECONDITION when it was deleted
+        before or meanwhile.
         """
+        with self._lock:
+            if self._closed:
+                raise _deleted()
+            self._users += 1
         try:
             if self.has_stand_in:
                 self._open_stand_in()
             else:
                 self._open_input()
                 self._open_outputs()
+            if self._closed:
+                raise _deleted()
         except BaseException:
             self.close()
+            self._let_go()  # once more: what another's ``close`` could not know
             raise
+        finally:
+            self._leave()
 
     def begin(self, agent: Agent, container_id: str, exec_id: str) -> None:
         """Start copying, one thread a stream."""
         target = (container_id, exec_id)
         for stream in ("Stdout",) if self.terminal else ("Stdout", "Stderr"):
-            self._start(self._pump_output, agent, target, stream)
+            self._start(self._pump_output, agent, target, stream, self._outputs.get(stream, -1))
         if self._stdin >= 0:
-            self._start(self._pump_input, agent, target, daemon_only=True)
+            self._start(self._pump_input, agent, target, self._stdin, daemon_only=True)
         elif not self.terminal:
             agent.close_stdin(*target)  # the agent gives every process an input
 
@@ -136,11 +148,8 @@ class TaskIo:
             self._stand_in.close()
         for pump in self._pumps:
             pump.join(timeout=1.0)
-        for fd in {self._stdin, *self._outputs.values()} - {-1}:
-            os.close(fd)
-        if self._plugin is not None:
-            self._plugin.close()
-        self._leave_wake()
+        self._let_go()
+        self._leave()
 
     def _is_stalled(self) -> bool:
         limit_s = _STALL_S if self._blocked else _GUEST_S
@@ -151,24 +160,43 @@ class TaskIo:
             try:
                 pump(*args)
             finally:
-                self._leave_wake()
+                self._leave()
 
+        thread = threading.Thread(target=run, name="stdio", daemon=True)
         with self._lock:
             if self._closed:
                 return
-            self._wake_users += 1
-        thread = threading.Thread(target=run, name="stdio", daemon=True)
-        if not daemon_only:
-            self._pumps.append(thread)
-        thread.start()
+            self._users += 1
+            if not daemon_only:
+                self._pumps.append(thread)
+            thread.start()
 
-    def _leave_wake(self) -> None:
+    def _let_go(self) -> None:
+        """Have the other ends of the streams see an end, and the logger end.
+
+        A pump that hangs in the guest goes on with their numbers later, which therefore stand for
+        /dev/null from now on, until nobody knows them.
+        """
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        with self._lock:
+            streams = {self._stdin, *self._outputs.values()} - {-1}
+            self._stdin, self._outputs = -1, {}
+            self._spent |= streams
+            for fd in streams:
+                os.dup2(nowhere, fd, inheritable=False)
+        os.close(nowhere)
+        if self._stand_in is not None:
+            self._stand_in.close()
+        if self._plugin is not None:
+            self._plugin.close()
+
+    def _leave(self) -> None:
         """The last to leave closes it: ``close`` itself, or a pump that hangs in the guest."""
         with self._lock:
-            self._wake_users -= 1
-            if self._wake_users == 0:
-                os.close(self._wake_read)
-                os.close(self._wake_write)
+            self._users -= 1
+            if self._users == 0:
+                for fd in (self._wake_read, self._wake_write, *self._spent):
+                    os.close(fd)
 
     def _open_input(self) -> None:
         if not self.spec.stdin:
@@ -203,14 +231,13 @@ class TaskIo:
             if uri_text and not (self.terminal and stream == "Stderr"):
                 self._outputs[stream] = _open_output(uri_text)
 
-    def _pump_output(self, agent: Agent, target: tuple[str, str], stream: str) -> None:
-        fd = self._outputs.get(stream, -1)
+    def _pump_output(self, agent: Agent, target: tuple[str, str], stream: str, fd: int) -> None:
         try:
             reading = agent.begin_read(stream, *target, _OUTPUT_BYTES)
             while data := reading.finish():
                 # The guest gets the next piece ready while this one is passed on.
                 reading = agent.begin_read(stream, *target, _OUTPUT_BYTES)
-                if fd >= 0 and not self._write(fd, data):
+                if fd in self._spent or (fd >= 0 and not self._write(fd, data)):
                     return
         except KataError as error:
             self._log.debug("output ended", stream=stream, error=describe_error(error))
@@ -239,19 +266,23 @@ class TaskIo:
                 return False
         return True
 
-    def _pump_input(self, agent: Agent, target: tuple[str, str]) -> None:
+    def _pump_input(self, agent: Agent, target: tuple[str, str], stdin: int) -> None:
         poller = select.poll()
-        poller.register(self._stdin, select.POLLIN)
+        poller.register(stdin, select.POLLIN)
         poller.register(self._wake_read, select.POLLIN)
         try:
             while not any(ready == self._wake_read for ready, _ in poller.poll()):
-                data = os.read(self._stdin, _INPUT_BYTES)
+                data = os.read(stdin, _INPUT_BYTES)
                 if not data:
                     agent.close_stdin(*target)
                     return
                 agent.write_stdin(*target, data)
         except (KataError, OSError) as error:
             self._log.debug("input ended", error=describe_error(error))
+
+
+def _deleted() -> KataError:
+    return KataError("open streams: their process was deleted", Code.FAILED_PRECONDITION)
 
 
 def _open_output(uri_text: str) -> int:

@@ -47,7 +47,7 @@ class Handle:
     def __enter__(self) -> int:
         """Lend the descriptor.  Raises FAILED_PRECONDITION when it is closed."""
         if not self.enter():
-            raise KataError("use stream: it is closed", Code.FAILED_PRECONDITION)
+            raise KataError("use descriptor: it is closed", Code.FAILED_PRECONDITION)
         return self.fd
 
     def __exit__(self, *_: object) -> None:
