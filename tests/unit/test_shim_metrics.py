@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kata.base.exposition import HISTOGRAM, render_family
+from kata.base.procmetrics import read_cpu_s
 from kata.host.shim.metrics import snake_case
 from kata.host.shim.overhead import CpuOverhead, GuestUse, memory_overhead, read_pss
 from kata.rpc.durations import Durations
@@ -64,9 +65,9 @@ def test_overhead_is_never_negative() -> None:
 
 
 def spend(seconds: float) -> None:
-    end_at = os.times().user + seconds
-    while os.times().user < end_at:
-        pass
+    end_at = read_cpu_s(os.getpid()) + seconds
+    while read_cpu_s(os.getpid()) < end_at:
+        sum(range(10000))
 
 
 def test_overhead_of_the_processor() -> None:
