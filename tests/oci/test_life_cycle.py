@@ -218,3 +218,32 @@ def test_kill_all_is_for_every_process(
     assert sorted(read_file(tmp_path / "got", "child").split()) == ["child", "first", "first"]
     refused = runtime.call("kill", "--all", "no-such", "USR1", check=False)
     assert "container does not exist" in refused.stderr
+
+
+def test_a_container_of_a_pod_is_created_again_at_once(
+    runtime: Runtime, make_bundle: BundleMaker, name: str, tmp_path: Path
+) -> None:
+    """As an engine's restart does: in the same machine, whose guest has just known that id."""
+    pod = make_bundle()
+    pod.spec["annotations"] = {"io.kubernetes.cri.container-type": "sandbox"}
+    runtime.create(pod.run("pause"), name)
+    runtime.call("start", name)
+    for number in range(10):
+        bundle = make_bundle()
+        bundle.spec["annotations"] = {
+            "io.kubernetes.cri.container-type": "container",
+            "io.kubernetes.cri.sandbox-id": name,
+        }
+        data = tmp_path / str(number)
+        data.mkdir()
+        (data / "file").write_text(f"{number}\n")
+        bundle.spec["mounts"].append(
+            {"destination": "/data", "type": "bind", "source": str(data), "options": ["rbind"]}
+        )
+        output = tmp_path / f"output{number}"
+        runtime.create(bundle.run("cat", "/data/file"), f"{name}-a", output=output)
+        runtime.call("start", f"{name}-a")
+        runtime.wait_for_status(f"{name}-a", "stopped")
+        runtime.call("delete", f"{name}-a")
+        assert output.read_text() == f"{number}\n"
+    runtime.call("delete", "--force", name)

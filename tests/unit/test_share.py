@@ -12,6 +12,7 @@ import pytest
 from kata.base import mountinfo, syscalls
 from kata.base.errors import Code, KataError
 from kata.base.hostview import HostView
+from kata.base.ids import check_id
 from kata.host.sandbox.cleanup import unmount_rootfs
 from kata.host.share import layout
 from kata.host.share.virtiofsd import Flavour, ShareSpec, find_flavour, plan_arguments
@@ -171,3 +172,10 @@ def test_cache_mode_that_the_daemon_does_not_have() -> None:
     spec = ShareSpec("/usr/bin/virtiofsd", "/shared", "metadata", ())
     with pytest.raises(KataError, match="metadata"):
         plan_arguments(spec, Flavour.C, 3, 1000)
+
+
+def test_no_name_is_given_twice() -> None:
+    names = layout.ShareNames()
+    assert [names.take(name) for name in ("c1", "c2", "c1", "c1")] == ["c1", "c2", "c1~2", "c1~3"]
+    with pytest.raises(KataError):
+        check_id("container", "c1~2")

@@ -58,8 +58,8 @@ class Container:
         """Make the container's files visible in the shared folder."""
         self.has_own_pids = not plan.shared_pids
         rootfs = _mount_rootfs(self._request, self._undo, view)
-        target = f"{mounts_folder}/{self.id}/rootfs"
-        self._undo.push("shared files", lambda: _remove_shared(mounts_folder, self.id, plan))
+        target = f"{mounts_folder}/{plan.share_name}/rootfs"
+        self._undo.push("shared files", lambda: _remove_shared(mounts_folder, plan))
         _attach(rootfs, target)
         for mount in plan.mounts.shared:
             tree = _clone(view, mount.source, recursive=mount.recursive, follows=mount.follows)
@@ -247,8 +247,8 @@ def _mount_rootfs(request: ContainerRequest, undo: UndoStack, view: HostView) ->
     return syscalls.clone_mount(target, syscalls.MS_PRIVATE, recursive=True)
 
 
-def _remove_shared(mounts_folder: str, container_id: str, plan: ContainerPlan) -> None:
-    for name in [mount.name for mount in plan.mounts.shared] + [container_id]:
+def _remove_shared(mounts_folder: str, plan: ContainerPlan) -> None:
+    for name in [mount.name for mount in plan.mounts.shared] + [plan.share_name]:
         path = f"{mounts_folder}/{name}"
         layout.unmount_below(path)
         if os.path.isdir(path):

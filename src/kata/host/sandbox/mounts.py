@@ -85,10 +85,11 @@ class MountPlan:
 
 
 def plan_mounts(
-    container_id: str, spec: dict[str, Any], probe: Probe, find_volume: FindVolume
+    share_name: str, spec: dict[str, Any], probe: Probe, find_volume: FindVolume
 ) -> MountPlan:
     """Rewrite the mounts of ``spec`` in place for the guest; returns what they need.
 
+    ``share_name`` is what the container's files are called in the shared folder.
     Memory-backed volumes are made in the guest's memory, where they count as the pod's; volumes
     that are disks are plugged in; all other bind mounts are shared.  Raises UNIMPLEMENTED for what
     cannot be had.
@@ -125,7 +126,7 @@ def plan_mounts(
             storages += memory
             _bind(mount, memory[-1].mount_point)
             continue
-        shared.append(_plan_shared(f"{container_id}-{index:016x}", mount, owners))
+        shared.append(_plan_shared(f"{share_name}-{index:016x}", mount, owners))
         _bind(mount, f"{layout.GUEST_FOLDER}/{shared[-1].name}")
         if "ro" in options and (facts.mounts_below or shared[-1].follows):
             # As on a host, what is mounted below stays as it is.  In the guest a mount that appears

@@ -58,6 +58,8 @@ class ContainerPlan:
     """What a container needs: the spec for the guest and what its mounts are made of."""
 
     spec: dict[str, Any]
+    # What the container's files are called in the shared folder; its mounts' begin with it.
+    share_name: str
     mounts: MountPlan
     disks: tuple[DiskPlan, ...]
     # Whether the container joins the pid namespace of the pod, or of another container.
@@ -146,19 +148,23 @@ def plan_share_storage() -> agent_pb2.Storage:
     )
 
 
-def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -> ContainerPlan:
+def plan_container(
+    container_id: str, spec: dict[str, Any], rules: GuestRules, share_name: str = ""
+) -> ContainerPlan:
     """Rewrite a container's spec for the guest and list what of the host it wants to see.
 
-    ``spec`` is not changed.  Raises INVALID_ARGUMENT for a spec no container can be made of.
+    ``spec`` is not changed; ``share_name`` is its id where nothing is given.  Raises
+    INVALID_ARGUMENT for a spec no container can be made of.
     """
     check_spec(spec)
+    share_name = share_name or container_id
     guest = copy.deepcopy(spec)
     warnings: list[str] = []
     guest["root"] = {
-        "path": f"{layout.GUEST_FOLDER}/{container_id}/rootfs",
+        "path": f"{layout.GUEST_FOLDER}/{share_name}/rootfs",
         "readonly": bool(spec["root"].get("readonly", False)),
     }
-    mounts = plan_mounts(container_id, guest, rules.probe, rules.find_volume)
+    mounts = plan_mounts(share_name, guest, rules.probe, rules.find_volume)
     volumes = (
         DiskPlan(storage.mount_point, storage.source, "ro" in storage.options, source)
         for source, storage in mounts.direct
@@ -188,7 +194,7 @@ def plan_container(container_id: str, spec: dict[str, Any], rules: GuestRules) -
     linux.pop("intelRdt", None)
     strip_labels(guest["process"])
     warnings += _keep_hooks(guest)
-    return ContainerPlan(guest, mounts, disks, shared_pids, tuple(warnings))
+    return ContainerPlan(guest, share_name, mounts, disks, shared_pids, tuple(warnings))
 
 
 def _keep_hooks(guest: dict[str, Any]) -> list[str]:

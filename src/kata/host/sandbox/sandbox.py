@@ -69,6 +69,7 @@ class Sandbox:
         self.trace = Trace()
         self._record = RecordFile(sandbox_id)
         self._shared = layout.shared_paths(sandbox_id)
+        self.share_names = layout.ShareNames()
         self._machine: Machine | None = None
         self._network: SandboxNetwork | None = None
         self._volumes = FollowedVolumes(self._send_volume, self._undo, log)

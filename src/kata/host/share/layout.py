@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from dataclasses import dataclass
 
 from kata.base import mountinfo, syscalls
@@ -50,6 +51,24 @@ def prepare_shared_folder(paths: SharedFolderPaths) -> None:
     # A slave of "mounts", and shared again so that virtiofsd's namespace gets what comes later.
     syscalls.mount("", paths.shared, "", syscalls.MS_SLAVE)
     syscalls.mount("", paths.shared, "", syscalls.MS_SHARED)
+
+
+class ShareNames:
+    """What containers' files are called in one shared folder; no name is given twice.
+
+    A guest knows for a second what a name was, and a container may be created again at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given: dict[str, int] = {}
+
+    def take(self, container_id: str) -> str:
+        """Return the name for a new container."""
+        with self._lock:
+            count = self._given.get(container_id, 0) + 1
+            self._given[container_id] = count
+        return container_id if count == 1 else f"{container_id}~{count}"  # which no id can be
 
 
 class DetachedMounts:

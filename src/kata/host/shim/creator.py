@@ -186,7 +186,9 @@ class Creator:
             container.prepare(planned, sandbox.mounts_folder, self._identity.view)
 
     def _plan(self, container_id: str, spec: dict[str, Any], sandbox: Sandbox) -> ContainerPlan:
-        planned = plan_container(container_id, spec, self._rules(sandbox))
+        planned = plan_container(
+            container_id, spec, self._rules(sandbox), sandbox.share_names.take(container_id)
+        )
         for warning in planned.warnings:
             self._log.warning("container spec", container=container_id, reason=warning)
         return planned
