@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.leaks import find_processes
 from tests.support.runtime import Bundle, Runtime, is_alive, read_file, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -93,6 +94,21 @@ def test_signals_to_the_foreground_and_to_the_stand_in(
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 4
     assert (tmp_path / "out").read_text() == "up\nint\n"
+
+
+def test_execs_that_fail_leave_nothing_in_the_shim(shared_runtime: Runtime, shared: str) -> None:
+    (shim,) = [line for line in find_processes(shared) if line.endswith("containerd-shim-kata-v2")]
+    descriptors = Path(f"/proc/{shim.split()[0]}/fd")
+
+    def fail() -> None:
+        done = shared_runtime.call("exec", shared, "no-such-program", check=False)
+        assert done.returncode == 255
+
+    fail()
+    before = len(list(descriptors.iterdir()))
+    for _ in range(5):
+        fail()
+    wait_until(lambda: len(list(descriptors.iterdir())) <= before)
 
 
 def test_a_killed_stand_in_ends_its_process(

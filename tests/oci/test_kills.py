@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.oci.conftest import BundleMaker
 from tests.support.leaks import find_processes
 from tests.support.runtime import Bundle, Runtime, Supervised, is_alive, wait_until
 
@@ -84,6 +85,63 @@ def test_exec_at_any_moment(shared_runtime: Runtime, shared: str, after_s: float
     # Killed before the process runs it does not run; afterwards it is the stand-in's, which lives.
     assert shared_runtime.call("exec", shared, "true").returncode == 0
     shared_runtime.call("exec", shared, "sh", "-c", "pkill -f 'sleep 471[2]'; true")
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.15, 0.2, 0.3])
+def test_exec_with_its_stand_in_at_any_moment(
+    shared_runtime: Runtime, shared: str, after_s: float
+) -> None:
+    """Also while the guest starts the process, which it cannot be told to end yet."""
+    processes = [
+        subprocess.Popen(
+            shared_runtime.argv("exec", shared, "sleep", "4714"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for _ in range(4)
+    ]
+    time.sleep(after_s)
+    for process in processes:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    look = ("exec", shared, "sh", "-c", "pgrep -f 'sleep 471[4]' || true")
+    time.sleep(0.3)  # what was asked for comes
+    wait_until(lambda: not shared_runtime.call(*look).stdout)
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.2, 0.3, 0.5])
+def test_an_interrupted_creation_in_a_pod(
+    runtime: Runtime, make_bundle: BundleMaker, name: str, after_s: float
+) -> None:
+    """Ctrl-C: the pod's machine has nothing that nobody knows, and can be deleted."""
+    pod = make_bundle()
+    pod.spec["annotations"] = {"io.kubernetes.cri.container-type": "sandbox"}
+    runtime.create(pod.run("pause"), name)
+    runtime.call("start", name)
+    member = make_bundle()
+    member.spec["annotations"] = {
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": name,
+    }
+    member.run("sleep", "1000")
+    process = subprocess.Popen(
+        runtime.argv("create", "-b", str(member.folder), f"{name}-a"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    if process.wait(20):
+        assert f"{name}-a" not in runtime.list_names()
+        runtime.create(member, f"{name}-a")
+    runtime.call("delete", "--force", f"{name}-a")
+    runtime.call("delete", "--force", name)
+    runtime.create(pod, name)  # its shim has ended: the id is free
+    runtime.call("delete", "--force", name)
 
 
 def test_a_deleted_container_takes_its_stand_in_along(

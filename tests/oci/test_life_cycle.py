@@ -247,3 +247,52 @@ def test_a_container_of_a_pod_is_created_again_at_once(
         runtime.call("delete", f"{name}-a")
         assert output.read_text() == f"{number}\n"
     runtime.call("delete", "--force", name)
+
+
+def test_a_pods_id_is_free_when_its_sandbox_is_deleted(
+    runtime: Runtime, make_bundle: BundleMaker, name: str
+) -> None:
+    """Whatever else was in its machine; what is left of that can be deleted at any time."""
+    pod = make_bundle()
+    pod.spec["annotations"] = {"io.kubernetes.cri.container-type": "sandbox"}
+    runtime.create(pod.run("pause"), name)
+    runtime.call("start", name)
+    member = make_bundle()
+    member.spec["annotations"] = {
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": name,
+    }
+    runtime.create(member.run("sleep", "1000"), f"{name}-a")
+    runtime.call("start", f"{name}-a")
+    runtime.call("delete", "--force", name)
+    wait_until(lambda: runtime.status(f"{name}-a") == "stopped")
+    runtime.create(pod, name)
+    runtime.call("start", name)
+    runtime.call("delete", f"{name}-a")
+    assert runtime.status(name) == "running"
+    runtime.call("delete", "--force", name)
+
+
+def test_what_is_created_can_be_started(runtime: Runtime, bundle: Bundle, name: str) -> None:
+    """Whoever waits for that state; before, it is ``creating``, and is not deleted by mistake."""
+    creation = subprocess.Popen(
+        runtime.argv("create", "-b", str(bundle.run("sleep", "1000").folder), name),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    seen: set[str] = set()
+    refusals: set[str] = set()
+    while "created" not in seen:
+        done = runtime.call("state", name, check=False)
+        if done.returncode == 0:
+            state = json.loads(done.stdout)
+            seen.add(state["status"])
+            if state["status"] == "creating" and state["pid"] and not refusals:
+                refusals.add(runtime.call("delete", name, check=False).stderr.split("msg=")[-1])
+        assert creation.poll() in (None, 0)
+    assert creation.wait(20) == 0
+    assert seen == {"creating", "created"}
+    assert all("that is not stopped: creating" in refusal for refusal in refusals), refusals
+    runtime.call("start", name)
+    assert runtime.status(name) == "running"

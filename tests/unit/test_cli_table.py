@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +18,12 @@ from kata.cli.oci.create import check_user
 from kata.cli.oci.events import parse_duration
 from kata.cli.oci.kill import parse_signal
 from kata.cli.oci.placement import find_sandbox
-from kata.cli.oci.record import Record
+from kata.cli.oci.record import Record, remove_folder
 from kata.cli.table import LIST, NUMBER, SWITCH, Flag, UsageError, parse_words
 from kata.cli.verbs import GLOBAL_FLAGS, VERBS
 from tests.support.netns import Netns
 
+SCAN = os.scandir
 FLAGS = (
     Flag(("bundle", "b"), "", default="."),
     Flag(("all", "a"), "", SWITCH),
@@ -202,6 +204,44 @@ def test_namespaces_of_a_stand_in_name_its_machine(host: Host) -> None:
     bound = {"network": host.netns[0].path}
     assert find_sandbox("c1", {}, {**NEW, **joined, **bound}, host.records) == "infra"
     assert find_sandbox("c1", {}, {**NEW, **bound}, host.records) == "infra"
+
+
+def test_a_container_that_has_no_stand_in_yet_owns_no_network(host: Host) -> None:
+    """One that is being created beside this one, or whose creation was killed."""
+    own = Netns()
+    records = [
+        Record(**{**vars(host.records[0]), "id": "young", "pid": 0, "start_time": 0}),
+        *host.records,
+    ]
+    assert find_sandbox("c1", {}, {**NEW, "network": own.path}, records) == ""
+    assert find_sandbox("c1", {}, {**NEW, "network": host.netns[1].path}, records) == "other"
+    own.delete()
+
+
+def test_a_folder_is_removed_beside_who_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exec that fails takes its socket away, another puts one there."""
+    folder = tmp_path / "c1"
+    folder.mkdir()
+    for name in ("state.json", "exec-1"):
+        (folder / name).touch()
+    listed = 0
+
+    def scan(path: str) -> Iterator[os.DirEntry[str]]:
+        nonlocal listed
+        entries = list(SCAN(path))
+        if listed == 0:
+            (folder / "exec-1").unlink()
+            (folder / "exec-2").touch()
+        listed += 1
+        return iter(entries)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    remove_folder(str(folder))
+    assert not folder.exists()
+    assert listed == 2
+    remove_folder(str(folder))
 
 
 def test_annotations_name_a_sandbox(host: Host) -> None:

@@ -6,6 +6,7 @@ The real hierarchy of the machine that runs the tests is of one version only.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,35 @@ def test_folders_of_version_2_get_their_controllers(unified: str) -> None:
     cgroups.remove_folders(plan.folders)
     cgroups.remove_folders(plan.folders)
     assert not os.path.exists(plan.folders[0])
+
+
+def test_folders_that_two_make_at_once(unified: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two containers below a new parent."""
+    both = threading.Barrier(2, timeout=10)
+    is_folder = os.path.isdir
+
+    def look(path: str) -> bool:
+        found = is_folder(path)
+        if path.endswith("/new") and not found:
+            both.wait()
+        return found
+
+    monkeypatch.setattr(os.path, "isdir", look)
+    failures: list[KataError] = []
+
+    def make(name: str) -> None:
+        try:
+            cgroups.make_folders([f"{unified}/new/{name}"])
+        except KataError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=make, args=(name,)) for name in ("c1", "c2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert sorted(name for name in os.listdir(f"{unified}/new") if name[0] == "c") == ["c1", "c2"]
 
 
 def test_what_cannot_be_made_leaves_nothing(unified: str, hybrid: tuple[str, ...]) -> None:

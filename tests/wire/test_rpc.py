@@ -318,7 +318,9 @@ def test_an_answer_that_nobody_waits_for_goes_nowhere(tmp_path: Path) -> None:
         {"grpc.Health": {"Check": (health_pb2.CheckRequest, check)}}, Logger(lambda _: None)
     )
     ours, theirs = socket.socketpair()
-    serving = threading.Thread(target=daemon.serve_connection, args=(theirs, server))
+    serving = threading.Thread(
+        target=daemon.serve_connection, args=(theirs, server, threading.Event())
+    )
     serving.start()
     client = Client(frame.Channel.from_socket(ours))
     client.begin("grpc.Health/Check", health_pb2.CheckRequest(service="slow"))
@@ -342,7 +344,7 @@ def test_one_connection_after_the_other_gets_its_own_answers(tmp_path: Path) -> 
 
         def accept() -> None:
             for _ in range(1000):
-                daemon.serve_connection(listener.accept()[0], server)
+                daemon.serve_connection(listener.accept()[0], server, threading.Event())
 
         threading.Thread(target=accept, daemon=True).start()
 
@@ -355,3 +357,14 @@ def test_one_connection_after_the_other_gets_its_own_answers(tmp_path: Path) -> 
         caller.start()
         caller.join(30)
         assert not caller.is_alive()
+
+
+@pytest.mark.parametrize("words", [b"", b"x"])
+def test_who_only_looks_is_no_user(words: bytes) -> None:
+    """A shim whose engine is gone must not stay because of one who saw that it answers."""
+    asked = threading.Event()
+    ours, theirs = socket.socketpair()
+    ours.sendall(words)
+    ours.close()
+    daemon.serve_connection(theirs, Server({}, Logger(lambda _: None)), asked)
+    assert asked.is_set() == bool(words)

@@ -104,7 +104,10 @@ def _make(folder: str) -> None:
     controllers = read_file(f"{parent}/cgroup.controllers").split()
     if controllers:
         _write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
-    os.mkdir(folder)
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        pass  # somebody else makes one beside it
     for name in _CPUSET:
         if os.path.exists(f"{parent}/{name}") and not read_file(f"{folder}/{name}"):
             inherited = read_file(f"{parent}/{name}")

@@ -225,7 +225,7 @@ class Native(Crun):
         try:
             own.answers.send(birth.START)
             _follow(own.answers)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # it was killed while it waited
         own.answers.close()
         own.answers = None

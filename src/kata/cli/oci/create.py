@@ -100,12 +100,14 @@ class Creation:
         network = None if sandbox else namespaces.get("network")
         leash = self._start_stand_in(network, console, folders)
         record = record.with_stand_in(leash.pid, leash.start_time)
+        record.mark_creating()
         records.save_record(record)
         run_hooks(self._hooks, describe_state(record, "creating"))
         if network == "":
             network = f"/proc/{leash.pid}/ns/net"
         self._write_bundle(network or "", sandbox)
         self._create_task(record, terminal=console is not None)
+        record.mark_created()
         leash.let_go()
         if self._pid_file:
             write_pid_file(self._pid_file, leash.pid)
@@ -160,9 +162,10 @@ class Creation:
             self._undo.append(lambda: clean_up(root, self.id, self._folder))
             start_shim(root, self.id, self._folder, self._settings.config_path)
         with Task(root, record.sandbox, self.id) as task:
+            # Before: one whose answer is not waited for may be created all the same.
+            self._undo.append(lambda: _delete_task(root, record))
             try:
                 task.create(self._folder, f"{_STDIO}{record.link}", terminal=terminal)
-                self._undo.append(lambda: _delete_task(root, record))
             except KataError:
                 if record.sandbox == self.id:
                     task.shut_down()
@@ -226,8 +229,14 @@ def write_pid_file(path: str, pid: int) -> None:
 
 
 def _delete_task(root: str, record: Record) -> None:
-    with Task(root, record.sandbox, record.id) as task:
-        task.delete()
+    try:
+        with Task(root, record.sandbox, record.id) as task:
+            task.delete()
+            if record.sandbox == record.id:
+                task.shut_down()
+    except KataError as error:
+        if error.code not in (Code.NOT_FOUND, Code.UNAVAILABLE):
+            raise
 
 
 def _console_size(process: dict[str, Any]) -> tuple[int, int]:

@@ -39,7 +39,9 @@ def delete(settings: Settings, record: Record, *, force: bool) -> None:
     Raises FAILED_PRECONDITION, in runc's words, for one that runs.
     """
     status = record.status
-    if status in ("running", "paused") and not force:
+    # One whose creation was killed before it had a stand-in is "creating" for ever.
+    lives = status in ("running", "paused") or (status == "creating" and record.pid > 0)
+    if lives and not force:
         raise KataError(
             f"cannot delete container {record.id} that is not stopped: {status}",
             Code.FAILED_PRECONDITION,
@@ -63,11 +65,20 @@ def _delete_task(settings: Settings, record: Record, *, kills: bool) -> None:
     with task:
         try:
             if kills:
-                task.kill(signal.SIGKILL)
-                task.wait()
+                _kill(task)
             task.delete()
         except KataError as error:
             if error.code not in (Code.NOT_FOUND, Code.UNAVAILABLE):
                 raise
             settings.warn(f"delete {record.id}: {describe_error(error)}")
+        if record.sandbox == record.id:
             task.shut_down()
+
+
+def _kill(task: Task) -> None:
+    try:
+        task.kill(signal.SIGKILL)
+    except KataError as error:
+        if error.code != Code.NOT_FOUND:  # it has just ended
+            raise
+    task.wait()

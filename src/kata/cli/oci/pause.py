@@ -23,8 +23,13 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
         raise KataError("container not paused", Code.FAILED_PRECONDITION)
     with Task(settings.root, record.sandbox, record.id) as task:
         if pauses:
-            task.pause()
+            # Before: one that was frozen by who was killed then must be found as one.
             record.mark_paused()
+            try:
+                task.pause()
+            except KataError:
+                record.mark_resumed()
+                raise
         else:
             task.resume()
             record.mark_resumed()

@@ -69,7 +69,7 @@ def _find_owner(kind: str, path: str, records: Iterable[Record]) -> Record | Non
     pid = _pid_of(path)
     wanted = _identify(path) if kind == "network" else None
     for record in records:
-        if pid == record.pid:
+        if pid and pid == record.pid:  # one that is just being made has none
             return record
         if wanted and wanted == _identify(f"/proc/{record.pid}/ns/net"):
             return record

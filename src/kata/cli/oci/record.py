@@ -6,6 +6,7 @@ its stand-in lives or does not.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from kata.base.errors import Code, KataError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 VERSION = 1
 NAME = "state.json"
 LINK = "link"
-_STARTED, _PAUSED = "started", "paused"
+_CREATING, _STARTED, _PAUSED = "creating", "started", "paused"
 # What runc says, which engines look for.
 _MISSING = "container does not exist"
 
@@ -49,6 +50,8 @@ class Record:
         """Return the container's state in the words of the specification, and ``paused``."""
         if not self.pid or read_start_time(self.pid) != self.start_time:
             return "stopped" if self.pid else "creating"
+        if os.path.exists(f"{self.folder}/{_CREATING}"):
+            return "creating"
         if os.path.exists(f"{self.folder}/{_PAUSED}"):
             return "paused"
         return "running" if os.path.exists(f"{self.folder}/{_STARTED}") else "created"
@@ -62,18 +65,36 @@ class Record:
         """Return the record with its stand-in."""
         return Record(**{**vars(self), "pid": pid, "start_time": start_time})
 
+    def mark_creating(self) -> None:
+        """Note that it cannot be started yet, although its stand-in lives."""
+        self._mark(_CREATING)
+
+    def mark_created(self) -> None:
+        """Note that it can be started."""
+        self._unmark(_CREATING)
+
     def mark_started(self) -> None:
         """Note that its process was started."""
-        open(f"{self.folder}/{_STARTED}", "w").close()
+        self._mark(_STARTED)
+
+    def mark_unstarted(self) -> None:
+        """Note that its process was not started after all."""
+        self._unmark(_STARTED)
 
     def mark_paused(self) -> None:
         """Note that it is paused."""
-        open(f"{self.folder}/{_PAUSED}", "w").close()
+        self._mark(_PAUSED)
 
     def mark_resumed(self) -> None:
         """Note that it is not paused any more."""
+        self._unmark(_PAUSED)
+
+    def _mark(self, name: str) -> None:
+        open(f"{self.folder}/{name}", "w").close()
+
+    def _unmark(self, name: str) -> None:
         try:
-            os.unlink(f"{self.folder}/{_PAUSED}")
+            os.unlink(f"{self.folder}/{name}")
         except FileNotFoundError:
             pass
 
@@ -142,17 +163,32 @@ def make_folder(root: str, container_id: str) -> str:
 
 
 def remove_folder(folder: str) -> None:
-    """Remove a container's folder with what the shim and this program put there."""
+    """Remove a container's folder with what the shim and this program put there.
+
+    Others may put something there meanwhile, and take it away: an exec its socket.
+    """
+    while True:
+        try:
+            entries = list(os.scandir(folder))
+            for entry in entries:
+                _remove_entry(entry)
+            os.rmdir(folder)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+
+def _remove_entry(entry: os.DirEntry[str]) -> None:
     try:
-        entries = list(os.scandir(folder))
-    except FileNotFoundError:
-        return
-    for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             os.rmdir(entry.path)
         else:
             os.unlink(entry.path)
-    os.rmdir(folder)
+    except FileNotFoundError:
+        pass
 
 
 def folder_of(root: str, container_id: str) -> str:

@@ -35,5 +35,9 @@ def start(settings: Settings, record: Record) -> None:
     with Task(settings.root, record.sandbox, record.id) as task:
         # Before: a process that ends at once must not be found as one that never started.
         record.mark_started()
-        task.start()
+        try:
+            task.start()
+        except KataError:
+            record.mark_unstarted()
+            raise
     run_late_hooks(settings, record, "poststart", "running")

@@ -106,13 +106,15 @@ class Task:
         return status
 
     def delete(self) -> None:
-        """Delete the container, and end the shim if it was the last."""
+        """Delete the container."""
         self._call("Delete", task_pb2.DeleteRequest(id=self._id), task_pb2.DeleteResponse)
-        self.shut_down()
 
     def shut_down(self) -> None:
-        """End the shim, if no container is left."""
-        request = task_pb2.ShutdownRequest(id=self._id)
+        """End the shim, whatever it has: for the container whose machine it is.
+
+        Of others in that machine nothing is left by then but their records.
+        """
+        request = task_pb2.ShutdownRequest(id=self._id, now=True)
         try:
             self._client.call(f"{_SERVICE}/Shutdown", request, empty_pb2.Empty, _SHUTDOWN_S)
         except KataError as error:

@@ -39,7 +39,12 @@ class PauseContainer(Container):
 
     def start(self, agent: Agent) -> None:
         """Count as running from now on."""
-        self.process.set_state("start", State.RUNNING)
+        self.process.start_told.clear()
+        try:
+            self.process.set_state("start", State.RUNNING)
+        except KataError:
+            self.process.start_told.set()
+            raise
 
     def signal(self, agent: Agent, exec_id: str, signum: int) -> None:
         """End on the signals that end pause; no other has an effect."""

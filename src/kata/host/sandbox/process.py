@@ -88,17 +88,27 @@ class Process:
             self.start_told.clear()
             self._begun.clear()
         try:
-            self._run(run)
+            run()
             self.io.begin(agent, self.container_id, self.exec_id)
+        except BaseException:
+            self.start_told.set()
+            self.exit_told.set()  # which the failure says
+            self.finish(_SIGKILL_EXIT)
+            self.io.close()  # the engine waits for the end of streams nobody will write to
+            raise
         finally:
             self._begun.set()
+
+    def wait_begun(self) -> None:
+        """Return when no start is under way: until then the guest does not know the process."""
+        self._begun.wait(_BEGIN_S)
 
     def drain(self) -> None:
         """Return when the output of a process that has ended has been passed on.
 
         Its end may be known before the answer to its start.
         """
-        self._begun.wait(_BEGIN_S)
+        self.wait_begun()
         self.io.drain()
 
     def follow(self, agent: Agent, on_exit: Callable[[Process], None]) -> None:
@@ -136,21 +146,12 @@ class Process:
         with self._lock:
             if self._state is State.STOPPED:
                 return False
-            self._state = State.STOPPED
             self.exit_status = status
             self.exited_at_ns = exited_at_ns or time.time_ns()
+            self._state = State.STOPPED  # the last: whoever sees it reads the others
         self._exited.set()
         self.io.end(status)
         return True
-
-    def _run(self, run: Callable[[], None]) -> None:
-        try:
-            run()
-        except BaseException:
-            self.start_told.set()
-            self.finish(_SIGKILL_EXIT)
-            self.io.close()  # the engine waits for the end of streams nobody will write to
-            raise
 
     def _follow(self, agent: Agent, on_exit: Callable[[Process], None]) -> None:
         try:

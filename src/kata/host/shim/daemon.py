@@ -59,12 +59,12 @@ def serve(
     end = _End()
     service = TaskService(tasks, end.reach)
     server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log, tasks.durations)
-    connected = threading.Event()
+    asked = threading.Event()
     threading.Thread(
-        target=_accept, args=(listener, server, connected), name="accept", daemon=True
+        target=_accept, args=(listener, server, asked), name="accept", daemon=True
     ).start()
     starter.tell_ready()
-    if connected.wait(_SILENCE_S if starter.wait_known() else _STRANGER_S):
+    if asked.wait(_SILENCE_S if starter.wait_known() else _STRANGER_S):
         end.wanted.wait()
     tasks.stop()
     address.remove(path)
@@ -135,17 +135,27 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _accept(listener: socket.socket, server: Server, connected: threading.Event) -> None:
+def _accept(listener: socket.socket, server: Server, asked: threading.Event) -> None:
     while True:
         connection, _ = listener.accept()
-        connected.set()
         threading.Thread(
-            target=serve_connection, args=(connection, server), name="connection", daemon=True
+            target=serve_connection,
+            args=(connection, server, asked),
+            name="connection",
+            daemon=True,
         ).start()
 
 
-def serve_connection(connection: socket.socket, server: Server) -> None:
-    """Answer what comes on a connection, which is the callee's, until it ends."""
+def serve_connection(connection: socket.socket, server: Server, asked: threading.Event) -> None:
+    """Answer what comes on a connection, which is the callee's, until it ends.
+
+    ``asked`` is set when something comes; who only looks whether this answers is no user of it.
+    """
+    try:
+        if connection.recv(1, socket.MSG_PEEK):
+            asked.set()
+    except OSError:
+        pass  # which the server will see
     channel = Channel.from_socket(connection)
     server.serve(channel)
     channel.hang_up()  # requests under way may still answer on it

@@ -15,6 +15,11 @@ from kata.rpc.client import Client
 from kata.rpc.frame import Channel
 from kata.rpc.pb import any_pb2, containerd_types_pb2, empty_pb2, events_pb2, timestamp_pb2
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kata.host.sandbox.process import Process
+    from kata.host.shim.creator import TaskRequest
+
 _FORWARD = "containerd.services.events.ttrpc.v1.Events/Forward"
 _TIMEOUT_S = 5.0
 # containerd may be restarting: an event is offered again for this long, then given up.
@@ -107,3 +112,43 @@ class Publisher:
                 raise
             self._client = Client(Channel.from_socket(sock))
         self._client.call(_FORWARD, request, empty_pb2.Empty, _TIMEOUT_S)
+
+
+def render_create(request: TaskRequest, pid: int) -> events_pb2.TaskCreate:
+    """Return what is told of a task that was created."""
+    stdio = request.stdio
+    return events_pb2.TaskCreate(
+        container_id=request.id,
+        bundle=request.bundle,
+        rootfs=[
+            containerd_types_pb2.Mount(
+                type=mount.fstype, source=mount.source, options=mount.options
+            )
+            for mount in request.rootfs
+        ],
+        io=events_pb2.TaskIO(
+            stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
+        ),
+        pid=pid,
+    )
+
+
+def render_exit(process: Process, pid: int) -> events_pb2.TaskExit:
+    """Return what is told of the end of a task's process, or of an exec."""
+    return events_pb2.TaskExit(
+        container_id=process.container_id,
+        id=process.exec_id or process.container_id,
+        pid=pid,
+        exit_status=process.exit_status,
+        exited_at=to_timestamp(process.exited_at_ns),
+    )
+
+
+def render_delete(process: Process, pid: int) -> events_pb2.TaskDelete:
+    """Return what is told of a task that was deleted; ``process`` is its own."""
+    return events_pb2.TaskDelete(
+        container_id=process.container_id,
+        pid=pid,
+        exit_status=process.exit_status,
+        exited_at=to_timestamp(process.exited_at_ns),
+    )

@@ -21,20 +21,19 @@ from kata.host.sandbox.process import EXIT_LOST, Process
 from kata.host.sandbox.sandbox import Sandbox
 from kata.host.sandbox.spare import Spare
 from kata.host.sandbox.states import State
+from kata.host.shim import events
+from kata.host.shim.creations import Creations
 from kata.host.shim.creator import Callbacks, Creator, ShimIdentity, TaskRequest
-from kata.host.shim.events import Publisher, to_timestamp
 from kata.host.shim.management import Management
 from kata.host.shim.standin import Controls
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind, find_placement
 from kata.oci.bundle import annotations_of, load_spec
 from kata.rpc.durations import Durations
-from kata.rpc.pb import agent_pb2, containerd_types_pb2, events_pb2
+from kata.rpc.pb import agent_pb2, events_pb2
 
 # Exit status of a task that was deleted before it was started: as if killed.
 _KILLED = 137
-# A machine that was killed while it started is given back within this time.
-_ABORT_S = 5.0
 # An event waits this long for the one that has to come before it.
 _TELL_S = 2.0
 
@@ -45,7 +44,7 @@ class Tasks:
     def __init__(
         self,
         identity: ShimIdentity,
-        publisher: Publisher,
+        publisher: events.Publisher,
         spawner: Spawner,
         log: Logger,
         spare: Spare | None = None,
@@ -59,7 +58,7 @@ class Tasks:
         self._spawner = spawner
         self._log = log
         self._lock = threading.Condition()
-        self._reserved: dict[str, Sandbox | None] = {}
+        self._creations = Creations(self._lock)
         self._containers: dict[str, Container] = {}
         self._sandbox: Sandbox | None = None
         self._machine_owner = ""
@@ -71,7 +70,10 @@ class Tasks:
         check_id("container", request.id)
         spec = load_spec(request.bundle)
         placement = find_placement(request.id, annotations_of(spec))
-        self._reserve(request.id)
+        with self._lock:
+            if request.id in self._containers:
+                raise KataError(f"create {request.id}: it exists already", Code.ALREADY_EXISTS)
+            self._creations.begin(request.id)
         try:
             if placement.kind is ContainerKind.CONTAINER:
                 sandbox = self._get_pod(request.id, placement.sandbox_id)
@@ -79,33 +81,20 @@ class Tasks:
                 container = self._creator.create_in_pod(request, spec, sandbox, others)
             else:
                 container = self._create_sandbox(request, spec, placement.kind)
-            with self._lock:
-                self._containers[request.id] = container
+            self._register(container)
         except BaseException as error:
             self._log.error("create failed", container=request.id, error=describe_error(error))
             raise
         finally:
-            with self._lock:
-                self._reserved.pop(request.id, None)
-                self._lock.notify_all()
-        self._publisher.publish(
-            events_pb2.TaskCreate(
-                container_id=request.id,
-                bundle=request.bundle,
-                rootfs=[
-                    containerd_types_pb2.Mount(type=m.fstype, source=m.source, options=m.options)
-                    for m in request.rootfs
-                ],
-                io=_io_message(request.stdio),
-                pid=self.pid(),
-            )
-        )
+            self._creations.end(request.id)
+        self._publisher.publish(events.render_create(request, self.pid()))
         sandbox = self._get_sandbox()
+        agent = sandbox.machine.agent  # also of one that has just ended, which is told by following
         if placement.kind is not ContainerKind.SANDBOX:
-            container.process.follow(sandbox.agent, self._on_exit)
+            container.process.follow(agent, self._on_exit)
         if placement.kind is not ContainerKind.CONTAINER:
             threading.Thread(
-                target=self._report_oom, args=(sandbox.agent,), name="oom", daemon=True
+                target=self._report_oom, args=(agent,), name="oom", daemon=True
             ).start()
             sandbox.call_when_lost(self._on_machine_lost)
             Management(sandbox, self._list_containers, self._log).serve(self.durations)
@@ -122,16 +111,21 @@ class Tasks:
             self._publisher.publish(events_pb2.TaskStart(container_id=container_id, pid=self.pid()))
             process.start_told.set()
         else:
-            sandbox.call("start exec", lambda: container.start_exec(sandbox.agent, process))
+            try:
+                sandbox.call("start exec", lambda: container.start_exec(sandbox.agent, process))
+            except BaseException:
+                if process.io.has_stand_in:
+                    container.drop_exec(exec_id)  # nobody else does
+                raise
             self._publisher.publish(
                 events_pb2.TaskExecStarted(
                     container_id=container_id, exec_id=exec_id, pid=self.pid()
                 )
             )
             process.start_told.set()
-            process.follow(sandbox.agent, self._on_exit)
             if process.initial_size is not None:
-                self.resize(container_id, exec_id, *process.initial_size)
+                self._resize_early(process, *process.initial_size)
+            process.follow(sandbox.machine.agent, self._on_exit)
         return self.pid()
 
     def exec(self, container_id: str, exec_id: str, spec: dict[str, Any], stdio: StdioSpec) -> None:
@@ -150,7 +144,7 @@ class Tasks:
 
     def delete(self, container_id: str, exec_id: str) -> Process:
         """Forget a task or exec that has ended (or never started); returns its process."""
-        self._abort(container_id)
+        self._creations.give_up(container_id)
         container = self.get_container(container_id)
         process = container.get_process(exec_id)
         if exec_id:
@@ -160,31 +154,28 @@ class Tasks:
             container.drop_exec(exec_id)
             return process
         process.require_deletable()
-        process.finish(_KILLED)
+        if not process.finish(_KILLED):
+            process.exit_told.wait(_TELL_S)
         if self._owns_machine(container):
             self._end_sandbox()
+            self._release(container)
         else:
-            self._remove_in_guest(container)
-            self._get_sandbox().release_disks(container.id)
-        for failure in container.release():
-            self._log.error("clean-up failed", container=container_id, step=failure)
+            self._remove_from_pod(container)
         with self._lock:
-            self._containers.pop(container_id, None)
-        self._publisher.publish(
-            events_pb2.TaskDelete(
-                container_id=container_id,
-                pid=self.pid(),
-                exit_status=process.exit_status,
-                exited_at=to_timestamp(process.exited_at_ns),
-            )
-        )
+            if self._containers.get(container_id) is not container:
+                return process  # another call was faster, and has told it
+            del self._containers[container_id]
+        self._publisher.publish(events.render_delete(process, self.pid()))
         return process
 
     def kill(self, container_id: str, exec_id: str, signum: int, *, everyone: bool = False) -> None:
         """Send a signal to a task or exec, or to every process of a task."""
         container = self.get_container(container_id)
         alive = {State.RUNNING, State.PAUSED} | (set() if exec_id else {State.CREATED})
-        container.get_process(exec_id).require("kill", *alive)
+        process = container.get_process(exec_id)
+        process.require("kill", *alive)
+        if exec_id:
+            process.wait_begun()
         if everyone and not exec_id:
             container.signal_all(self._get_sandbox().agent, signum)
         else:
@@ -207,6 +198,8 @@ class Tasks:
         if process.state is State.CREATED and exec_id:
             process.initial_size = (width, height)
             return
+        if exec_id:
+            process.wait_begun()
         self._get_sandbox().agent.resize_terminal(container_id, exec_id, width, height)
 
     def update(self, container_id: str, resources: dict[str, Any]) -> None:
@@ -236,12 +229,11 @@ class Tasks:
     def is_empty(self) -> bool:
         """Return whether no task is left, nor one being created."""
         with self._lock:
-            return not self._containers and not self._reserved
+            return not self._containers and not self._creations
 
     def stop(self) -> None:
         """End the machine, whatever runs in it."""
-        for container_id in list(self._reserved):
-            self._abort(container_id)
+        self._creations.give_up_all()
         if self._sandbox is not None:
             self._sandbox.stop(graceful=False)
         self._creator.close()
@@ -265,7 +257,7 @@ class Tasks:
         """End what lost the process of the host that stood for it; or its creation."""
         self._log.info("stand-in killed", container=container_id, exec=exec_id)
         try:
-            self._abort(container_id)
+            self._creations.give_up(container_id)
             self.kill(container_id, exec_id, signal.SIGKILL)
         except KataError as error:
             self._log.debug("nothing to end", container=container_id, error=describe_error(error))
@@ -284,28 +276,28 @@ class Tasks:
                 container.note_oom()
             self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))
 
-    def _reserve(self, container_id: str) -> None:
-        with self._lock:
-            if container_id in self._containers or container_id in self._reserved:
-                raise KataError(f"create {container_id}: it exists already", Code.ALREADY_EXISTS)
-            self._reserved[container_id] = None
+    def _register(self, container: Container) -> None:
+        """Have a container that was created known, or take it back when nobody wants it any more.
 
-    def _abort(self, container_id: str) -> None:
-        """Give up a task that is being created, as engines want when their client has gone."""
-        with self._lock:
-            if container_id not in self._reserved:
-                return
-            sandbox = self._reserved[container_id]
-            if sandbox is not None:
-                sandbox.abort()
-            self._lock.wait_for(lambda: container_id not in self._reserved, _ABORT_S)
+        Raises CANCELLED then.
+        """
+        try:
+            with self._lock:
+                self._creations.require_wanted(container.id)
+                self._containers[container.id] = container
+        except KataError:
+            if self._owns_machine(container):
+                self._get_sandbox().stop(graceful=False)
+                self._release(container)
+            else:
+                self._remove_from_pod(container)
+            raise
 
     def _create_sandbox(
         self, request: TaskRequest, spec: dict[str, Any], kind: ContainerKind
     ) -> Container:
         sandbox = self._creator.make_sandbox(request, spec)
-        with self._lock:
-            self._reserved[request.id] = sandbox
+        self._creations.note_sandbox(request.id, sandbox)
         container = self._creator.create_with_machine(request, spec, kind, sandbox)
         with self._lock:
             self._sandbox = sandbox
@@ -325,7 +317,7 @@ class Tasks:
         """Return whether the machine ends with this container: a lone one, or the pod's sandbox."""
         return container.id == self._machine_owner
 
-    def _remove_in_guest(self, container: Container) -> None:
+    def _remove_from_pod(self, container: Container) -> None:
         sandbox = self._get_sandbox()
         try:
             container.remove(sandbox.agent)
@@ -333,6 +325,19 @@ class Tasks:
             # A dead machine took the container with it; in a live one it must not be lost sight of.
             if error.code not in (Code.UNAVAILABLE, Code.NOT_FOUND):
                 raise
+        sandbox.release_disks(container.id)
+        self._release(container)
+
+    def _release(self, container: Container) -> None:
+        for failure in container.release():
+            self._log.error("clean-up failed", container=container.id, step=failure)
+
+    def _resize_early(self, process: Process, width: int, height: int) -> None:
+        """Set the size that was asked for before the start; a process may have ended already."""
+        try:
+            self.resize(process.container_id, process.exec_id, width, height)
+        except KataError as error:
+            self._log.debug("terminal not resized", error=describe_error(error))
 
     def _on_exit(self, process: Process) -> None:
         self._log.info(
@@ -345,20 +350,14 @@ class Tasks:
         process.start_told.wait(_TELL_S)
         if not process.exec_id:
             self._wait_execs(process.container_id)
-        self._publisher.publish(
-            events_pb2.TaskExit(
-                container_id=process.container_id,
-                id=process.exec_id or process.container_id,
-                pid=self.pid(),
-                exit_status=process.exit_status,
-                exited_at=to_timestamp(process.exited_at_ns),
-            )
-        )
+        self._publisher.publish(events.render_exit(process, self.pid()))
         process.exit_told.set()
         if process.io.has_stand_in:
             process.io.close()  # also where it was never started, and nothing was copied
-            if process.exec_id:
-                self.get_container(process.container_id).drop_exec(process.exec_id)
+            with self._lock:
+                container = self._containers.get(process.container_id)
+            if process.exec_id and container:
+                container.drop_exec(process.exec_id)
         if not process.exec_id:
             if process.lost:
                 self._get_sandbox().wait_cause()  # which is told before the end is taken as wanted
@@ -366,7 +365,9 @@ class Tasks:
                 self._end_sandbox()
 
     def _wait_execs(self, container_id: str) -> None:
-        for other in self.get_container(container_id).list_processes()[1:]:
+        with self._lock:
+            container = self._containers.get(container_id)
+        for other in container.list_processes()[1:] if container else ():
             if other.start_told.is_set() and other.state is not State.CREATED:
                 other.exit_told.wait(_TELL_S)
 
@@ -391,9 +392,3 @@ class Tasks:
         if self._sandbox is None:
             raise KataError("use sandbox: there is none", Code.FAILED_PRECONDITION)
         return self._sandbox
-
-
-def _io_message(stdio: StdioSpec) -> events_pb2.TaskIO:
-    return events_pb2.TaskIO(
-        stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
-    )
