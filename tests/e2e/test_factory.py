@@ -284,6 +284,23 @@ def test_an_operator_makes_a_template_looks_and_ends_all(containerd: Containerd)
     assert not find_templates()
 
 
+def test_templates_are_destroyed_while_one_is_made(containerd: Containerd) -> None:
+    """It does not appear afterwards, and nothing of its machine is left."""
+    file = str(containerd.folder / "copies.toml")
+    run_verb("destroy", "--config", file)
+    assert run_one(containerd)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not find_builders() or not list(Path("/run/kata").glob("template-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    run_verb("destroy", "--config", file)
+    assert not find_builders()
+    assert not find_factory()
+    assert not list(Path("/run/kata").glob("template-*"))
+    time.sleep(0.5)
+    assert not find_templates()
+
+
 def test_a_template_of_machines_that_boot_is_refused(tmp_path: Path) -> None:
     file = write_configuration(tmp_path / "cold.toml", enable_template=False)
     done = run_verb("init", "--config", file, check=False)

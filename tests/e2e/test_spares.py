@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from tests.support.factory import (
 from tests.support.leaks import list_spares_own
 from tests.support.pressure import memory_pressure
 from tests.support.sandboxes import QEMU, SHIM, VIRTIOFSD, find_pids
+from tools.setup import BUILD
 
 pytestmark = pytest.mark.vm
 
@@ -159,6 +161,12 @@ def test_all_end_with_the_factory(containerd: Containerd, three: tuple[str, ...]
     assert not set(wait_for_spares(_SIZE)) & set(spares)
     end_factory()
     wait_gone(spares)
+
+
+def test_none_is_left_once_the_end_is_answered(containerd: Containerd, spare: int) -> None:
+    subprocess.run([f"{BUILD}/bin/kata-factory", "--end"], check=True, timeout=20)
+    assert not find_spares()
+    assert not list(Path("/run/kata").glob("spare-*"))
 
 
 def test_what_killed_ones_leave_the_next_factory_removes(

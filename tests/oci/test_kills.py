@@ -144,6 +144,19 @@ def test_an_interrupted_creation_in_a_pod(
     runtime.call("delete", "--force", name)
 
 
+def test_a_guest_that_hangs_is_killed(runtime: Runtime, bundle: Bundle, name: str) -> None:
+    """Whoever kills a container gets rid of it, and of its machine."""
+    process = Supervised(runtime, bundle.run("sleep", "1000"), name)
+    runtime.call("start", name)
+    os.kill(find_part(name, "qemu-system-x86_64"), signal.SIGSTOP)
+    runtime.call("kill", name, "KILL")
+    assert process.finish() == ("", 128 + signal.SIGKILL)
+    runtime.call("delete", name)
+    runtime.create(bundle, name)
+    os.kill(find_part(name, "qemu-system-x86_64"), signal.SIGSTOP)
+    runtime.call("delete", "--force", name)
+
+
 def test_a_deleted_container_takes_its_stand_in_along(
     runtime: Runtime, bundle: Bundle, name: str
 ) -> None:

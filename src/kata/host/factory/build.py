@@ -14,6 +14,7 @@ from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.machine import Machine, MachineContext
 from kata.host.sandbox.plan import describe_machine
 from kata.host.sandbox.record import ProcessEntry, RecordFile
+from kata.host.template.address import ORIGINAL
 from kata.host.template.key import template_key
 from kata.host.template.memory import make_memory
 from kata.host.template.store import Store
@@ -32,7 +33,7 @@ def build_template(spec: VmSpec, config: Config, log: Logger, spawner: Spawner) 
     key = template_key(*describe_machine(spec))
     if store.has(key):
         return key
-    own_id = f"template-{key[:12]}"
+    own_id = f"{ORIGINAL}{key[:12]}"
     if is_orphaned(own_id):
         clean_up(own_id)
     record = RecordFile(own_id)

@@ -25,6 +25,7 @@ from kata.host.resource.memory import MemoryWatch
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
 from kata.host.sandbox.record import state_folder
 from kata.host.sandbox.spare import PREFIX, spare_id
+from kata.host.template.address import ORIGINAL
 
 # A kind whose spare could not be made is not tried again before.
 _RETRY_S = 600.0
@@ -137,6 +138,13 @@ class Pool:
         if all(member.ready for member in self._members.values()):
             self._start()
 
+    def close(self) -> set[int]:
+        """Let all spares end; returns their pids."""
+        pids = {member.pid for member in self._members.values()}
+        for fd in list(self._members):
+            self._dismiss(fd)
+        return pids
+
     def handle(self, fd: int) -> bool:
         """Take what a descriptor is ready for; returns whether it was one of ours."""
         if fd == self._memory.fileno():
@@ -214,9 +222,9 @@ class Pool:
 
 
 def sweep() -> int:
-    """Remove what killed spares have left; returns the exit status of a fork."""
+    """Remove what killed spares and builders have left; returns the exit status of a fork."""
     for name in os.listdir(ROOT):
-        if name.startswith(PREFIX) and is_orphaned(name):
+        if name.startswith((PREFIX, ORIGINAL)) and is_orphaned(name):
             clean_up(name)
     return 0
 

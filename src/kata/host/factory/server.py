@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # A peer that connects and says nothing is dropped after this.
 _SILENCE_S = 5.0
+# What waits for sandboxes ends within this time.
+_END_S = 5.0
 # A template that could not be made is not tried again before.
 _RETRY_S = 600.0
 
@@ -118,12 +120,31 @@ class Factory:
                 elif parts == [STATUS]:
                     fdpass.send(peer, [json.dumps(self._describe()).encode()])
                 elif parts == [END]:
-                    self._ending = True
+                    self._end()  # and then hang up
             except (KataError, OSError, ValueError, KeyError, TypeError) as error:
                 self._log.warning("message not understood", reason=error)
             finally:
                 for number in fds:
                     os.close(number)
+
+    def _end(self) -> None:
+        """End what waits and what is being made; sandboxes go on."""
+        self._ending = True
+        ending = self._pool.close()
+        if self._builder:
+            os.kill(self._builder, signal.SIGKILL)
+            ending.add(self._builder)
+        poller = select.poll()
+        for pidfd, (pid, _) in self._children.items():
+            if pid in ending:
+                poller.register(pidfd, select.POLLIN)
+        deadline = time.monotonic() + _END_S
+        while ending and (left_s := deadline - time.monotonic()) > 0:
+            for pidfd, _ in poller.poll(left_s * 1000):
+                poller.unregister(pidfd)
+                ending.discard(self._children[pidfd][0])
+                self._handle(pidfd)
+        sweep()
 
     def _describe(self) -> dict[str, object]:
         return {

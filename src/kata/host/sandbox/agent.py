@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ from kata.rpc.pb import (
 
 # Upstream's limit for requests that do not wait for anything in the guest.
 _DEFAULT_TIMEOUT_S = 60.0
+# Who kills something does not wait for a guest that hangs; engines give up after some 10 s more.
+_KILL_TIMEOUT_S = 10.0
 
 
 class Reading:
@@ -117,6 +120,7 @@ class Agent:
             agent_pb2.SignalProcessRequest(
                 container_id=container_id, exec_id=exec_id, signal=signum
             ),
+            _KILL_TIMEOUT_S if signum == signal.SIGKILL else _DEFAULT_TIMEOUT_S,
         )
 
     def signal_all(self, container_id: str, signum: int) -> None:

@@ -54,8 +54,9 @@ class Process:
         self.io = io
         self.exit_status = 0
         self.exited_at_ns = 0
-        # Whether the end is only known from the end of the agent's connection.
+        # Whether the end is only known from the end of the agent's connection, and what it is then.
         self.lost = False
+        self.lost_status = EXIT_LOST
         # Whether the engine has been told of the start (set until a start begins) and of the end.
         self.start_told = threading.Event()
         self.start_told.set()
@@ -158,7 +159,7 @@ class Process:
             status = agent.wait_process(self.container_id, self.exec_id)
         except KataError as error:
             self._log.info("process lost", container=self.container_id, error=str(error))
-            status = EXIT_LOST
+            status = self.lost_status
             self.lost = True
         ended_at_ns = time.time_ns()
         # Clients take the end for the end of the output as well: ctr closes its ends of the FIFOs.

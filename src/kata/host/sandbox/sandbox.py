@@ -364,6 +364,7 @@ class Sandbox:
             machine.agent.destroy_sandbox(_POWER_OFF_S)
         except (KataError, AttributeError) as error:
             self._log.info("machine killed without power-off", error=describe_error(error))
+            machine.kill()  # now: what is given back first may wait for its guest
 
     def _wants_vsock(self) -> bool:
         wanted = self.config.hypervisor.use_vsock

@@ -14,7 +14,6 @@ from kata.base.ids import check_id
 from kata.base.log import Logger
 from kata.base.processes import Spawner
 from kata.base.trace import SHOWN
-from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.container import Container
 from kata.host.sandbox.pause import PauseContainer
 from kata.host.sandbox.process import EXIT_LOST, Process
@@ -25,6 +24,7 @@ from kata.host.shim import events
 from kata.host.shim.creations import Creations
 from kata.host.shim.creator import Callbacks, Creator, ShimIdentity, TaskRequest
 from kata.host.shim.management import Management
+from kata.host.shim.oom import follow_oom
 from kata.host.shim.standin import Controls
 from kata.host.shim.stdio import StdioSpec, TaskIo
 from kata.oci.annotations import ContainerKind, find_placement
@@ -93,9 +93,7 @@ class Tasks:
         if placement.kind is not ContainerKind.SANDBOX:
             container.process.follow(agent, self._on_exit)
         if placement.kind is not ContainerKind.CONTAINER:
-            threading.Thread(
-                target=self._report_oom, args=(agent,), name="oom", daemon=True
-            ).start()
+            follow_oom(agent, self._find_container, self._publisher, self._log)
             sandbox.call_when_lost(self._on_machine_lost)
             Management(sandbox, self._list_containers, self._log).serve(self.durations)
         return self.pid()
@@ -176,10 +174,18 @@ class Tasks:
         process.require("kill", *alive)
         if exec_id:
             process.wait_begun()
-        if everyone and not exec_id:
-            container.signal_all(self._get_sandbox().agent, signum)
-        else:
-            container.signal(self._get_sandbox().agent, exec_id, signum)
+        try:
+            if everyone and not exec_id:
+                container.signal_all(self._get_sandbox().agent, signum)
+            else:
+                container.signal(self._get_sandbox().agent, exec_id, signum)
+        except KataError as error:
+            hangs = error.code == Code.DEADLINE_EXCEEDED and signum == signal.SIGKILL
+            if not hangs or exec_id or not self._owns_machine(container):
+                raise
+            self._log.error("machine killed", reason=f"its guest hangs: {error}")
+            process.lost_status = _KILLED
+            self._get_sandbox().machine.kill()
 
     def pause(self, container_id: str) -> None:
         """Freeze a task."""
@@ -216,8 +222,7 @@ class Tasks:
         """Return a created container; NOT_FOUND without.  An empty id means the guest itself."""
         if not container_id:
             return self._creator.get_console(self._get_sandbox())
-        with self._lock:
-            container = self._containers.get(container_id)
+        container = self._find_container(container_id)
         if container is None:
             raise KataError(f"find task {container_id!r}: no such task", Code.NOT_FOUND)
         return container
@@ -262,19 +267,9 @@ class Tasks:
         except KataError as error:
             self._log.debug("nothing to end", container=container_id, error=describe_error(error))
 
-    def _report_oom(self, agent: Agent) -> None:
-        while True:
-            try:
-                container_id = agent.wait_oom()
-            except KataError as error:
-                self._log.debug("no more memory events", error=describe_error(error))
-                return
-            self._log.info("out of memory", container=container_id)
-            with self._lock:
-                container = self._containers.get(container_id)
-            if container is not None:
-                container.note_oom()
-            self._publisher.publish(events_pb2.TaskOOM(container_id=container_id))
+    def _find_container(self, container_id: str) -> Container | None:
+        with self._lock:
+            return self._containers.get(container_id)
 
     def _register(self, container: Container) -> None:
         """Have a container that was created known, or take it back when nobody wants it any more.
@@ -354,8 +349,7 @@ class Tasks:
         process.exit_told.set()
         if process.io.has_stand_in:
             process.io.close()  # also where it was never started, and nothing was copied
-            with self._lock:
-                container = self._containers.get(process.container_id)
+            container = self._find_container(process.container_id)
             if process.exec_id and container:
                 container.drop_exec(process.exec_id)
         if not process.exec_id:
@@ -365,8 +359,7 @@ class Tasks:
                 self._end_sandbox()
 
     def _wait_execs(self, container_id: str) -> None:
-        with self._lock:
-            container = self._containers.get(container_id)
+        container = self._find_container(container_id)
         for other in container.list_processes()[1:] if container else ():
             if other.start_told.is_set() and other.state is not State.CREATED:
                 other.exit_told.wait(_TELL_S)

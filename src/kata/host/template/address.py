@@ -8,3 +8,6 @@ DONE = b"done"
 WANT = b"want"
 END = b"end"
 STATUS = b"status"
+
+# The ids of machines that become templates begin with it.
+ORIGINAL = "template-"
