@@ -53,17 +53,21 @@ def test_the_sandbox(runtime: Runtime, bundle: Bundle, name: str, program: str) 
     assert not find_processes(name)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
-def test_create_at_any_moment(runtime: Runtime, bundle: Bundle, name: str, after_s: float) -> None:
+def test_create_at_any_moment(
+    runtime: Runtime, bundle: Bundle, name: str, after_s: float, signum: int
+) -> None:
     bundle.run("sleep", "1000")
     process = subprocess.Popen(
         runtime.argv("create", "-b", str(bundle.folder), name),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     time.sleep(after_s)
-    process.kill()
+    process.send_signal(signum)
     process.wait()
     runtime.call("delete", "--force", name)
     assert name not in runtime.list_names()

@@ -159,17 +159,12 @@ class Creation:
     def _create_task(self, record: Record, *, terminal: bool) -> None:
         root = self._settings.root
         if record.sandbox == self.id:
-            self._undo.append(lambda: clean_up(root, self.id, self._folder))
+            self._undo.append(lambda: _end_shim(root, record))
             start_shim(root, self.id, self._folder, self._settings.config_path)
         with Task(root, record.sandbox, self.id) as task:
             # Before: one whose answer is not waited for may be created all the same.
             self._undo.append(lambda: _delete_task(root, record))
-            try:
-                task.create(self._folder, f"{_STDIO}{record.link}", terminal=terminal)
-            except KataError:
-                if record.sandbox == self.id:
-                    task.shut_down()
-                raise
+            task.create(self._folder, f"{_STDIO}{record.link}", terminal=terminal)
 
 
 def check_user(container_id: str) -> None:
@@ -232,11 +227,18 @@ def _delete_task(root: str, record: Record) -> None:
     try:
         with Task(root, record.sandbox, record.id) as task:
             task.delete()
-            if record.sandbox == record.id:
-                task.shut_down()
     except KataError as error:
         if error.code not in (Code.NOT_FOUND, Code.UNAVAILABLE):
             raise
+
+
+def _end_shim(root: str, record: Record) -> None:
+    try:
+        with Task(root, record.sandbox, record.id) as task:
+            task.shut_down()
+    except KataError:
+        pass  # it does not answer any more, or not yet, and ends when nobody asks for anything
+    clean_up(root, record.id, record.folder)
 
 
 def _console_size(process: dict[str, Any]) -> tuple[int, int]:
