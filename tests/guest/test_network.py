@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from kata.base.errors import Code, KataError
+from kata.base.rtnetlink import Link, Rtnetlink
 from kata.guest import network
 from kata.rpc.pb import types_pb2 as pb
 from tests.support.netns import Netns, making_namespaces
@@ -106,6 +107,26 @@ def test_names_are_swapped(netns: Netns) -> None:
     assert (first["address"], second["address"]) == (MAC1, MAC0)
     assert addresses(netns, "eth0") == {"10.1.0.2/24", "fd01::2/64"}
     assert addresses(netns, "eth1") == {"10.0.0.2/24", "fd00::2/64"}
+
+
+def test_a_card_that_appears_meanwhile_takes_no_name(
+    netns: Netns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gave it the name between the look for who has it and the rename."""
+    links = Rtnetlink.links
+    looks = 0
+
+    def look(netlink: Rtnetlink) -> list[Link]:
+        nonlocal looks
+        looks += 1
+        # The first look is for the hardware address, the second for who has the name.
+        return [link for link in links(netlink) if looks != 2 or link.name != "eth1"]
+
+    monkeypatch.setattr(Rtnetlink, "links", look)
+    assert update(netns, interface(v4("10.0.0.2"), name="eth1", hwAddr=MAC0)).name == "eth1"
+    assert looks > 2
+    names = {item["address"]: item["ifname"] for item in netns.ask("ip", "link")}
+    assert (names[MAC0], names[MAC1]) == ("eth1", "eth0")
 
 
 def test_an_unknown_hardware_address_is_not_found(netns: Netns) -> None:

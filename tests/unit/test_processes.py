@@ -42,9 +42,9 @@ def test_every_wait_for_one_child_ends_with_it() -> None:
 
 def test_a_child_holds_a_descriptor_as_long_as_it_is_known() -> None:
     spawner = Spawner()
-    before = len(os.listdir("/proc/self/fd"))
     child = spawner.spawn(["/bin/true"], {})
     assert child.wait(20) == 0
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    pidfd = f"/proc/self/fd/{child.fileno()}"
+    assert os.readlink(pidfd) == "anon_inode:[pidfd]"
     del child
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not os.path.lexists(pidfd) or os.readlink(pidfd) != "anon_inode:[pidfd]"

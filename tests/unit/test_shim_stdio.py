@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import queue
 import socket
@@ -78,6 +79,8 @@ def make_io(folder: Path) -> TaskIo:
 
 
 def count_descriptors() -> int:
+    """Return how many there are; those of tests before may become fewer at any time."""
+    gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -118,7 +121,7 @@ def test_output_that_comes_after_the_end_goes_nowhere(guest: Guest, tmp_path: Pa
     deadline = time.monotonic() + 5
     while count_descriptors() > before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert count_descriptors() == before
+    assert count_descriptors() <= before
 
 
 def test_input_of_others_is_not_taken(guest: Guest, tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_what_is_deleted_is_not_opened(tmp_path: Path) -> None:
     io.close()
     with pytest.raises(KataError, match="their process was deleted"):
         io.open()
-    assert count_descriptors() == before
+    assert count_descriptors() <= before
 
 
 def test_what_is_deleted_while_it_is_opened_leaves_nothing(tmp_path: Path) -> None:
@@ -164,7 +167,7 @@ def test_what_is_deleted_while_it_is_opened_leaves_nothing(tmp_path: Path) -> No
         with contextlib.suppress(KataError):  # which of them is faster is not the question
             io.open()
         closing.join()
-    assert count_descriptors() == before
+    assert count_descriptors() <= before
 
 
 def test_no_program_inherits_a_stand_ins_streams(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ TIMEOUT_S = 20.0
 MTU_MIN, MTU_MAX = 68, 65535
 _FAMILIES = {types_pb2.v4: AF_INET, types_pb2.v6: AF_INET6}
 _SCRATCH_NAME = "kata-swap"
+# More cards do not appear while one gets its name.
+_RENAMES = 8
 
 
 def update_interface(
@@ -151,23 +153,38 @@ def _configure(
 
 
 def _rename(netlink: Rtnetlink, link: Link, name: str) -> None:
-    """Give a link its name; a link that has it gets the other's instead."""
+    """Give a link its name; a link that has it gets the other's instead.
+
+    A card that appears meanwhile takes the first name of the kernel's that is free just then.
+    """
     if link.name == name:
         return
-    holder = next((other for other in netlink.links() if other.name == name), None)
-    _set_name(netlink, link, _SCRATCH_NAME if holder else name)
+    for attempt in range(_RENAMES):
+        holder = next((other for other in netlink.links() if other.name == name), None)
+        if holder is not None:
+            _set_name(netlink, holder, f"{_SCRATCH_NAME}{holder.index}")
+        try:
+            _set_name(netlink, link, name)
+        except FileExistsError:
+            if attempt + 1 == _RENAMES:
+                raise
+        else:
+            break
     if holder is not None:
-        _set_name(netlink, holder, link.name)
-        _set_name(netlink, link, name)
+        try:
+            _set_name(netlink, holder, link.name)
+        except FileExistsError:
+            pass  # it gets another when the host describes it
 
 
 def _set_name(netlink: Rtnetlink, link: Link, name: str) -> None:
     # Older kernels rename only links that are down.
     netlink.set_link(link.index, mask=rtnetlink.IFF_UP)
-    again = link.flags & rtnetlink.IFF_UP
-    netlink.set_link(link.index, attribute(rtnetlink.IFLA_IFNAME, name))
-    if again:
-        netlink.set_link(link.index, flags=rtnetlink.IFF_UP, mask=rtnetlink.IFF_UP)
+    try:
+        netlink.set_link(link.index, attribute(rtnetlink.IFLA_IFNAME, name))
+    finally:
+        if link.flags & rtnetlink.IFF_UP:
+            netlink.set_link(link.index, flags=rtnetlink.IFF_UP, mask=rtnetlink.IFF_UP)
 
 
 def _is_link_name(name: str) -> bool:
