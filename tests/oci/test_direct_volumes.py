@@ -131,18 +131,10 @@ def test_containers_of_a_pod_share_a_disk(
     runtime: Runtime, make_bundle: BundleMaker, name: str, volume: Volume
 ) -> None:
     """It is plugged in once, and goes with the last of them."""
-    pod = make_bundle()
-    pod.spec["annotations"] = {"io.kubernetes.cri.container-type": "sandbox"}
-    runtime.create(pod.run("pause"), name)
-    runtime.call("start", name)
+    runtime.start_pod(make_bundle(), name)
     members = [f"{name}-a", f"{name}-b"]
     for member in members:
-        bundle = make_bundle()
-        bundle.spec["annotations"] = {
-            "io.kubernetes.cri.container-type": "container",
-            "io.kubernetes.cri.sandbox-id": name,
-        }
-        start(runtime, bundle, member, volume)
+        start(runtime, make_bundle().join(name), member, volume)
     inside(runtime, members[0], "echo shared > /data/file")
     runtime.call("delete", "--force", members[0])
     assert inside(runtime, members[1], "cat /data/file") == "shared"
@@ -150,20 +142,13 @@ def test_containers_of_a_pod_share_a_disk(
     other = replace(volume, disk=volume.disk.with_name("other"))
     other.disk.write_bytes(volume.disk.read_bytes())
     add(runtime, other)
-    third = make_bundle()
-    third.spec["annotations"] = bundle.spec["annotations"]
-    refused = create(runtime, third, f"{name}-c", volume)
+    refused = create(runtime, make_bundle().join(name), f"{name}-c", volume)
     assert f"{volume.disk} is in use as {volume.path}" in refused.stderr
     add(runtime, volume)
     total_bytes(runtime, volume)
     runtime.call("delete", "--force", members[1])
     assert volume.read("file") == "shared\n"  # the machine runs on, without the disk
-    again = make_bundle()
-    again.spec["annotations"] = {
-        "io.kubernetes.cri.container-type": "container",
-        "io.kubernetes.cri.sandbox-id": name,
-    }
-    start(runtime, again, members[0], volume)
+    start(runtime, make_bundle().join(name), members[0], volume)
     assert inside(runtime, members[0], "cat /data/file") == "shared"
     for each in (members[0], name):
         runtime.call("delete", "--force", each)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -59,13 +58,7 @@ def test_create_at_any_moment(
     runtime: Runtime, bundle: Bundle, name: str, after_s: float, signum: int
 ) -> None:
     bundle.run("sleep", "1000")
-    process = subprocess.Popen(
-        runtime.argv("create", "-b", str(bundle.folder), name),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    process = runtime.begin("create", "-b", str(bundle.folder), name)
     time.sleep(after_s)
     process.send_signal(signum)
     process.wait()
@@ -77,12 +70,7 @@ def test_create_at_any_moment(
 
 @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2])
 def test_exec_at_any_moment(shared_runtime: Runtime, shared: str, after_s: float) -> None:
-    process = subprocess.Popen(
-        shared_runtime.argv("exec", shared, "sleep", "4712"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = shared_runtime.begin("exec", shared, "sleep", "4712")
     time.sleep(after_s)
     process.kill()
     process.wait()
@@ -97,13 +85,7 @@ def test_exec_with_its_stand_in_at_any_moment(
 ) -> None:
     """Also while the guest starts the process, which it cannot be told to end yet."""
     processes = [
-        subprocess.Popen(
-            shared_runtime.argv("exec", shared, "sleep", "4714"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        shared_runtime.begin("exec", shared, "sleep", "4714", start_new_session=True)
         for _ in range(4)
     ]
     time.sleep(after_s)
@@ -121,22 +103,9 @@ def test_an_interrupted_creation_in_a_pod(
 ) -> None:
     """Ctrl-C: the pod's machine has nothing that nobody knows, and can be deleted."""
     pod = make_bundle()
-    pod.spec["annotations"] = {"io.kubernetes.cri.container-type": "sandbox"}
-    runtime.create(pod.run("pause"), name)
-    runtime.call("start", name)
-    member = make_bundle()
-    member.spec["annotations"] = {
-        "io.kubernetes.cri.container-type": "container",
-        "io.kubernetes.cri.sandbox-id": name,
-    }
-    member.run("sleep", "1000")
-    process = subprocess.Popen(
-        runtime.argv("create", "-b", str(member.folder), f"{name}-a"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    runtime.start_pod(pod, name)
+    member = make_bundle().join(name).run("sleep", "1000")
+    process = runtime.begin("create", "-b", str(member.folder), f"{name}-a")
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     if process.wait(20):

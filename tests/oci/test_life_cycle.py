@@ -224,16 +224,9 @@ def test_a_container_of_a_pod_is_created_again_at_once(
     runtime: Runtime, make_bundle: BundleMaker, name: str, tmp_path: Path
 ) -> None:
     """As an engine's restart does: in the same machine, whose guest has just known that id."""
-    pod = make_bundle()
-    pod.spec["annotations"] = {"io.kubernetes.cri.container-type": "sandbox"}
-    runtime.create(pod.run("pause"), name)
-    runtime.call("start", name)
+    runtime.start_pod(make_bundle(), name)
     for number in range(10):
-        bundle = make_bundle()
-        bundle.spec["annotations"] = {
-            "io.kubernetes.cri.container-type": "container",
-            "io.kubernetes.cri.sandbox-id": name,
-        }
+        bundle = make_bundle().join(name)
         data = tmp_path / str(number)
         data.mkdir()
         (data / "file").write_text(f"{number}\n")
@@ -254,15 +247,8 @@ def test_a_pods_id_is_free_when_its_sandbox_is_deleted(
 ) -> None:
     """Whatever else was in its machine; what is left of that can be deleted at any time."""
     pod = make_bundle()
-    pod.spec["annotations"] = {"io.kubernetes.cri.container-type": "sandbox"}
-    runtime.create(pod.run("pause"), name)
-    runtime.call("start", name)
-    member = make_bundle()
-    member.spec["annotations"] = {
-        "io.kubernetes.cri.container-type": "container",
-        "io.kubernetes.cri.sandbox-id": name,
-    }
-    runtime.create(member.run("sleep", "1000"), f"{name}-a")
+    runtime.start_pod(pod, name)
+    runtime.create(make_bundle().join(name).run("sleep", "1000"), f"{name}-a")
     runtime.call("start", f"{name}-a")
     runtime.call("delete", "--force", name)
     wait_until(lambda: runtime.status(f"{name}-a") == "stopped")
@@ -275,12 +261,7 @@ def test_a_pods_id_is_free_when_its_sandbox_is_deleted(
 
 def test_what_is_created_can_be_started(runtime: Runtime, bundle: Bundle, name: str) -> None:
     """Whoever waits for that state; before, it is ``creating``, and is not deleted by mistake."""
-    creation = subprocess.Popen(
-        runtime.argv("create", "-b", str(bundle.run("sleep", "1000").folder), name),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    creation = runtime.begin("create", "-b", str(bundle.run("sleep", "1000").folder), name)
     seen: set[str] = set()
     refusals: set[str] = set()
     while "created" not in seen:

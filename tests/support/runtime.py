@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,7 @@ from tools.setup import BUILD, CONFIGURATION
 PROGRAM = f"{BUILD}/bin/kata-runtime"
 # A machine that boots takes 4 s here, and longer beside others.
 TIMEOUT_S = 60.0
+_CRI = "io.kubernetes.cri"
 
 
 class Runtime:
@@ -60,6 +62,24 @@ class Runtime:
                 check=False,
             )
         assert done.returncode == 0, log.read_text()
+
+    def begin(self, *words: str, **more: Any) -> subprocess.Popen[bytes]:
+        """Call a verb that is not waited for; what it says is not read."""
+        # Test runs may ignore the signal, which programs inherit.
+        return subprocess.Popen(
+            self.argv(*words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            **more,
+        )
+
+    def start_pod(self, pod: Bundle, name: str) -> None:
+        """Run the sandbox of a pod, as CRI's engines describe one."""
+        pod.spec["annotations"] = {f"{_CRI}.container-type": "sandbox"}
+        self.create(pod.run("pause"), name)
+        self.call("start", name)
 
     def state(self, name: str) -> dict[str, Any]:
         """Return a container's state."""
@@ -124,6 +144,14 @@ class Bundle:
         self.spec["root"]["readonly"] = False
         self.spec["process"]["terminal"] = False
         self.spec["process"]["env"] = ["PATH=/bin"]
+
+    def join(self, pod: str) -> Bundle:
+        """Be a container of a pod; returns the bundle, which is still to be written down."""
+        self.spec["annotations"] = {
+            f"{_CRI}.container-type": "container",
+            f"{_CRI}.sandbox-id": pod,
+        }
+        return self
 
     def run(self, *args: str, **process: Any) -> Bundle:
         """Have another process, and write it down; returns the bundle."""

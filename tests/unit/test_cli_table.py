@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from kata.base.errors import Code, KataError
+from kata.base.folders import remove_folder
 from kata.base.processes import read_start_time
 from kata.cli.manual import render_completion, render_manual
 from kata.cli.oci.create import check_user
 from kata.cli.oci.events import parse_duration
 from kata.cli.oci.kill import parse_signal
 from kata.cli.oci.placement import find_sandbox
-from kata.cli.oci.record import Record, remove_folder
+from kata.cli.oci.record import Record
 from kata.cli.table import LIST, NUMBER, SWITCH, Flag, UsageError, parse_words
 from kata.cli.verbs import GLOBAL_FLAGS, VERBS
 from tests.support.netns import Netns
@@ -242,6 +243,13 @@ def test_a_folder_is_removed_beside_who_uses_it(
     assert not folder.exists()
     assert listed == 2
     remove_folder(str(folder))
+
+
+def test_a_folder_with_what_is_nobodys_to_remove_is_told(tmp_path: Path) -> None:
+    (tmp_path / "c1/rootfs/file").mkdir(parents=True)
+    with pytest.raises(OSError, match="c1/rootfs"):
+        remove_folder(str(tmp_path / "c1"))
+    assert (tmp_path / "c1/rootfs/file").exists()
 
 
 def test_annotations_name_a_sandbox(host: Host) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from kata.base.handle import Handle
+from kata.guest.handle import Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

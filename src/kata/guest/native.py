@@ -11,9 +11,9 @@ import os
 
 from kata.base import fdpass
 from kata.base.errors import Code, KataError
-from kata.base.handle import Handle
 from kata.guest import birth, cgroup, entry, limits, seccomp, signals
 from kata.guest.crun import TIMEOUT_S, Crun
+from kata.guest.handle import Handle
 from kata.guest.terminal import hand_on
 
 TYPE_CHECKING = False

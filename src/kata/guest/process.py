@@ -6,9 +6,9 @@ import os
 import time
 
 from kata.base.errors import Code, KataError
-from kata.base.handle import Handle
 from kata.guest import signals, terminal
 from kata.guest.exits import Exit
+from kata.guest.handle import Handle
 from kata.guest.stdio import open_console, open_pipes
 
 TYPE_CHECKING = False

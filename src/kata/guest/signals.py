@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kata.base.handle import Handle
+    from kata.guest.handle import Handle
 
 SIGHUP = 1
 SIGINT = 2

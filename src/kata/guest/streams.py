@@ -8,7 +8,7 @@ import select
 import threading
 
 from kata.base.errors import Code, KataError
-from kata.base.handle import Handle
+from kata.guest.handle import Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

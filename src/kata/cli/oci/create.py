@@ -7,6 +7,7 @@ import time
 
 from kata.base import cgroups
 from kata.base.errors import Code, KataError, describe_error
+from kata.base.folders import remove_folder
 from kata.base.mountinfo import list_mounts
 from kata.cli.oci import bundle as bundles
 from kata.cli.oci import record as records
@@ -77,7 +78,7 @@ class Creation:
         annotations = annotations_of(self._spec)
         root = self._settings.root
         records.make_folder(root, self.id)
-        self._undo.append(lambda: records.remove_folder(self._folder))
+        self._undo.append(lambda: remove_folder(self._folder))
         others = [other for other in records.list_records(root) if other.id != self.id]
         sandbox = find_sandbox(self.id, annotations, namespaces, others)
         folders = self._plan_cgroups()

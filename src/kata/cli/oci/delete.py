@@ -6,9 +6,10 @@ import signal
 
 from kata.base.cgroups import remove_folders
 from kata.base.errors import Code, KataError, describe_error
+from kata.base.folders import remove_folder
 from kata.base.processes import end_process
 from kata.cli.oci.hooks import run_late_hooks
-from kata.cli.oci.record import folder_of, load_record, remove_folder
+from kata.cli.oci.record import folder_of, load_record
 from kata.cli.oci.task import Task, clean_up
 
 TYPE_CHECKING = False

@@ -6,7 +6,6 @@ its stand-in lives or does not.
 
 from __future__ import annotations
 
-import errno
 import os
 
 from kata.base.errors import Code, KataError
@@ -160,35 +159,6 @@ def make_folder(root: str, container_id: str) -> str:
     except OSError as error:
         raise KataError(f"make {folder}: {error.strerror}", Code.FAILED_PRECONDITION) from error
     return folder
-
-
-def remove_folder(folder: str) -> None:
-    """Remove a container's folder with what the shim and this program put there.
-
-    Others may put something there meanwhile, and take it away: an exec its socket.
-    """
-    while True:
-        try:
-            entries = list(os.scandir(folder))
-            for entry in entries:
-                _remove_entry(entry)
-            os.rmdir(folder)
-            return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-
-
-def _remove_entry(entry: os.DirEntry[str]) -> None:
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            os.rmdir(entry.path)
-        else:
-            os.unlink(entry.path)
-    except FileNotFoundError:
-        pass
 
 
 def folder_of(root: str, container_id: str) -> str:

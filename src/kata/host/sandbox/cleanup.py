@@ -10,6 +10,7 @@ import os
 
 from kata.base import cgroups, directvolume
 from kata.base.errors import KataError, describe_error
+from kata.base.folders import remove_folder
 from kata.base.processes import read_start_time
 from kata.host.sandbox import record
 from kata.host.share import layout
@@ -40,7 +41,7 @@ def clean_up(sandbox_id: str, owner: str = "") -> list[str]:
         layout.unmount_below(base)
         layout.remove_skeleton(base)
         if not failures:
-            record.remove_state_folder(record.state_folder(sandbox_id))
+            remove_folder(record.state_folder(sandbox_id))
             record.remove_drafts(sandbox_id)
     except (KataError, OSError) as error:
         failures.append(describe_error(error))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import threading
@@ -13,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from kata.base.errors import Code, KataError
+from kata.base.folders import remove_folder
 from kata.base.processes import end_process
 from kata.base.statefolder import ROOT
 
 VERSION = 1
-# Programs that ask the sandbox may still put a socket into its folder.
-_REMOVALS = 5
 
 
 @dataclass(slots=True)
@@ -66,7 +64,7 @@ class RecordFile:
         try:
             os.rename(draft, self.folder)  # replaces an empty folder, which holds nothing
         except OSError as error:
-            remove_state_folder(draft)
+            remove_folder(draft)
             raise KataError(
                 f"create sandbox {self._record.sandbox_id}: it exists already ({self.folder})",
                 Code.ALREADY_EXISTS,
@@ -86,7 +84,7 @@ class RecordFile:
 
     def remove(self) -> None:
         """Remove the state folder and the files in it (it has no folders)."""
-        remove_state_folder(self.folder)
+        remove_folder(self.folder)
 
 
 def state_folder(sandbox_id: str) -> str:
@@ -134,24 +132,7 @@ def remove_drafts(sandbox_id: str) -> None:
         hidden, _, rest = name.partition(".")
         pid, _, owner = rest.partition(".")
         if not hidden and owner == sandbox_id and not os.path.exists(f"/proc/{pid}"):
-            remove_state_folder(f"{ROOT}/{name}")
-
-
-def remove_state_folder(folder: str) -> None:
-    """Remove a state folder and the files in it."""
-    for _ in range(_REMOVALS):
-        try:
-            for name in os.listdir(folder):
-                os.unlink(os.path.join(folder, name))
-            os.rmdir(folder)
-        except FileNotFoundError:
-            pass  # somebody else was faster
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-        if not os.path.exists(folder):
-            return
-    raise KataError(f"remove {folder}: files appear in it again and again")
+            remove_folder(f"{ROOT}/{name}")
 
 
 def _save(folder: str, record: Record) -> None:
