@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.bed import make_bed
 from bench.parts import PARTS
 from bench.samples import Figure
-from tools.setup import BUILD
+from tools.steps import BUILD
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ from kata.rpc.client import Client
 from kata.rpc.frame import Channel
 from kata.rpc.pb import empty_pb2, health_pb2, task_pb2
 from tools.busybox_image import BUSYBOX
-from tools.setup import BUILD, CONFIGURATION
+from tools.setup import CONFIGURATION
+from tools.steps import BUILD
 
 _TIMEOUT_S = 60.0
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "network")

@@ -37,7 +37,7 @@ def measure_shares(bed: Bed) -> Iterator[Figure]:
 
 
 def list_daemons() -> dict[str, Daemon]:
-    """Return what is compared; the first is what kata starts on Debian 12."""
+    """Return what is compared; the first is the one of Debian 12's QEMU."""
     queue_size = load_config(CONFIGURATION, {}).hypervisor.virtio_fs_queue_size
     rust = get_virtiofsd("trixie")
     return {

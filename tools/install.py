@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 
-from tools import debian, launchers, venv
+from tools import debian, launchers, venv, virtiofsd
 from tools.demo import stop_demo
 from tools.setup import SHIPPED_CONFIGURATION, build_image
 from tools.steps import CHECKOUT, StepError, read_output, run, say, write_file
@@ -53,6 +53,7 @@ def install() -> None:
     venv.ensure_product(VENV)
     launchers.write_launchers(PROGRAMS, [venv.site_packages(VENV)])
     build_image(f"{PROGRAMS}/kata-image", SHARE)
+    virtiofsd.ensure_virtiofsd(virtiofsd.INSTALLED)
     with open(SHIPPED_CONFIGURATION, encoding="utf-8") as file:
         write_file(CONFIGURATION, file.read())
     for name in UNIT_NAMES:
@@ -72,7 +73,7 @@ def write_manifest() -> None:
         MANUAL,
         COMPLETION,
     ]
-    folders = [VENV, SHARE, CACHE]
+    folders = [VENV, SHARE, CACHE, virtiofsd.INSTALLED]
     if not os.path.exists(MANIFEST):
         foreign = [path for path in (*files, SHARE) if os.path.lexists(path)]
         if foreign:

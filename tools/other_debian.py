@@ -1,9 +1,10 @@
-"""Programs of other suites of Debian beside the system's own, for tests against other versions.
+"""Programs of other suites of Debian beside the system's own.
 
-Packages are downloaded with package lists of their own and unpacked below ``build/debian``;
-nothing is installed, and the machine's own lists stay as they are.  Archive and key are those that
-the machine's apt has for Debian.  A version stays until the archive drops it or ``build`` is
-removed.
+For the Rust virtiofsd on Debian 12 (``tools.virtiofsd``), and for tests against other versions.
+Packages are downloaded with package lists of their own and unpacked into a folder, for tests one
+below ``build/debian``; nothing is installed, and the machine's own lists stay as they are.  Archive
+and key are those that the machine's apt has for Debian.  A version stays until the archive drops it
+or the folder is removed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tools.setup import BUILD
-from tools.steps import StepError, content_key, is_done, mark_done, run, say, write_file
+from tools.steps import BUILD, StepError, content_key, is_done, mark_done, run, say, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +27,8 @@ UNPACKED = os.path.join(BUILD, "debian")
 # An archive that does not answer must not hold up the tests.
 TIMEOUT_S = 300
 # The program loader's place is fixed by the processor's ABI.
-_LOADER = "usr/lib64/ld-linux-x86-64.so.2"
-_LIBRARIES = "usr/lib/x86_64-linux-gnu"
+LOADER = "usr/lib64/ld-linux-x86-64.so.2"
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _WRAPPER = """\
 #!/bin/bash
 export QEMU_MODULE_DIR={modules}
@@ -120,7 +120,7 @@ def unpack(suite: str, names: Sequence[str], *, closure: bool = False) -> str:
     if not is_done(stamp, content_key([], source.key(), *words)):
         files = source.download(source.list_closure(names) if closure else names)
         shutil.rmtree(folder, ignore_errors=True)
-        _unpack_files(files, folder)
+        unpack_files(files, folder)
         mark_done(stamp, content_key([], source.key(), *words))  # the lists may be newer by now
     return folder
 
@@ -133,8 +133,8 @@ def write_wrapper(folder: str, program: str, arguments: Sequence[str] = ()) -> s
     """
     name = os.path.basename(program)
     path = os.path.join(folder, "wrappers", name)
-    loader = os.path.join(folder, _LOADER)
-    libraries = os.path.join(folder, _LIBRARIES)
+    loader = os.path.join(folder, LOADER)
+    libraries = os.path.join(folder, LIBRARIES)
     command = [os.path.join(folder, program), *arguments]
     if os.path.exists(loader):
         command = [loader, "--library-path", libraries, *command]
@@ -154,7 +154,8 @@ def find_archive() -> str:
     raise StepError("find Debian's archive: apt has no package lists of it")
 
 
-def _unpack_files(files: Sequence[str], folder: str) -> None:
+def unpack_files(files: Sequence[str], folder: str) -> None:
+    """Unpack packages into a folder that does not exist yet."""
     # Packages of some suites have files in /lib, others in /usr/lib: one tree for both.
     for name in ("bin", "sbin", "lib", "lib64"):
         os.makedirs(f"{folder}/usr/{name}")

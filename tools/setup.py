@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import sys
 
-from tools import debian, launchers, venv
-from tools.steps import CHECKOUT, StepError, run, say, write_file
+from tools import debian, launchers, venv, virtiofsd
+from tools.steps import BUILD, CHECKOUT, StepError, run, say, write_file
 
 VENV = os.path.join(CHECKOUT, ".venv")
-BUILD = os.path.join(CHECKOUT, "build")
 SHARE = os.path.join(BUILD, "share")
+VIRTIOFSD = os.path.join(BUILD, "virtiofsd")
 CONFIGURATION = os.path.join(BUILD, "configuration.toml")
 SHIPPED_CONFIGURATION = os.path.join(CHECKOUT, "config", "configuration.toml")
 INSTALLED_SHARE = "/usr/share/kata-containers"
@@ -29,6 +29,7 @@ def main() -> int:
         paths = [os.path.join(CHECKOUT, "src"), venv.site_packages(VENV)]
         launchers.write_launchers(os.path.join(BUILD, "bin"), paths)
         build_image(os.path.join(BUILD, "bin", "kata-image"), SHARE)
+        virtiofsd.ensure_virtiofsd(VIRTIOFSD)
         write_configuration()
     except StepError as error:
         print(f"set-up failed: {error}", file=sys.stderr)
@@ -46,6 +47,10 @@ def write_configuration() -> None:
     """Write the shipped configuration with the checkout's paths."""
     with open(SHIPPED_CONFIGURATION, encoding="utf-8") as file:
         text = file.read().replace(INSTALLED_SHARE, SHARE)
+    text = text.replace(virtiofsd.INSTALLED, VIRTIOFSD)
+    if os.path.exists(VIRTIOFSD):
+        named = f'virtio_fs_daemon = "{VIRTIOFSD}/virtiofsd"'
+        text = text.replace('virtio_fs_daemon = ""', named)
     write_file(CONFIGURATION, text)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.path.join(CHECKOUT, "build")
 PYTHON = "/usr/bin/python3"
 
 

@@ -31,7 +31,8 @@ from tests.support.factory import (
     was_copy,
 )
 from tests.support.sandboxes import SHIM, find_pids
-from tools.setup import BUILD, SHARE
+from tools.setup import SHARE
+from tools.steps import BUILD
 
 pytestmark = pytest.mark.vm
 

@@ -25,7 +25,8 @@ from tests.support.containerd import Containerd
 from tests.support.factory import end_factory, make_template, run_one
 from tests.support.guests import GUESTS, IMAGE, OWN_KERNEL
 from tests.support.leaks import assert_nothing_new, take_inventory
-from tools.setup import BUILD, SHARE
+from tools.setup import SHARE
+from tools.steps import BUILD
 
 __all__ = [
     "test_host_folder_is_shared",

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.containerd import RUNTIME, Containerd
 from tests.support.leaks import find_processes
-from tools.setup import BUILD
+from tools.steps import BUILD
 
 pytestmark = pytest.mark.e2e
 

@@ -16,7 +16,7 @@ from kata.rpc.client import RpcError
 from kata.rpc.frame import MAX_LENGTH
 from tests.support.sandboxes import SHIM, assert_gone, find_pids
 from tests.support.shims import ENGINE, NAMESPACE, Shim, run_shim, write_bundle
-from tools.setup import BUILD
+from tools.steps import BUILD
 
 pytestmark = pytest.mark.e2e
 

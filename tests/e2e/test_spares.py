@@ -27,7 +27,7 @@ from tests.support.factory import (
 from tests.support.leaks import list_spares_own
 from tests.support.pressure import memory_pressure
 from tests.support.sandboxes import QEMU, SHIM, VIRTIOFSD, find_pids
-from tools.setup import BUILD
+from tools.steps import BUILD
 
 pytestmark = pytest.mark.vm
 

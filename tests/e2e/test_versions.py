@@ -35,7 +35,7 @@ from tests.support.containerd import RUNTIME, Containerd
 from tests.support.leaks import assert_nothing_new, take_inventory
 from tests.support.sandboxes import SHIM
 from tools import other_debian
-from tools.setup import BUILD
+from tools.steps import BUILD
 
 __all__ = [
     "test_containerd_restarts_while_a_container_runs",

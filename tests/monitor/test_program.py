@@ -12,7 +12,7 @@ import pytest
 from kata.base.errors import KataError
 from kata.base.version import VERSION
 from kata.monitor.arguments import Options, parse_address, parse_arguments
-from tools.setup import BUILD
+from tools.steps import BUILD
 
 PROGRAM = f"{BUILD}/bin/kata-monitor"
 TIMEOUT_S = 30.0

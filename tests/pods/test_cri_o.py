@@ -35,7 +35,8 @@ from tests.guest.harness import make_rootfs
 from tests.support.netns import Netns, making_namespaces
 from tests.support.sandboxes import QEMU, assert_gone, find_pids
 from tests.support.shims import connect
-from tools.setup import BUILD, CONFIGURATION
+from tools.setup import CONFIGURATION
+from tools.steps import BUILD
 
 pytestmark = pytest.mark.e2e
 

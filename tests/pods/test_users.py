@@ -17,7 +17,7 @@ from tests.support.cri.bed import SETTINGS_2, Node, make_node
 from tests.support.cri.client import CriError
 from tests.support.cri.pods import Container, Pod
 from tools import other_debian
-from tools.setup import BUILD
+from tools.steps import BUILD
 
 pytestmark = pytest.mark.e2e
 

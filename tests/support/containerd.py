@@ -13,7 +13,8 @@ from pathlib import Path
 
 from kata.rpc.client import Client
 from kata.rpc.frame import Channel
-from tools.setup import BUILD, CONFIGURATION
+from tools.setup import CONFIGURATION
+from tools.steps import BUILD
 
 RUNTIME = "io.containerd.kata.v2"
 IMAGE = "docker.io/library/busybox:latest"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.containerd import Containerd
-from tools.setup import BUILD
+from tools.steps import BUILD
 
 FOLDER = Path("/run/vc/vm/template")
 PROGRAM = "kata-factory"

@@ -8,6 +8,8 @@ from tools.other_debian import unpack, write_wrapper
 
 QEMU = "usr/bin/qemu-system-x86_64"
 VIRTIOFSD = "usr/libexec/virtiofsd"
+# The one of QEMU 7.2, which Debian 12 has itself.
+C_VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 # Firmware comes from packages of its own, in the places where Debian's QEMU looks for it.
 _FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 
@@ -34,7 +36,7 @@ def _wrap_qemu(folder: str) -> str:
 
 
 MACHINES: dict[str, Callable[[], dict[str, str]]] = {
-    "virtiofsd-1.13": lambda: {"virtio_fs_daemon": get_virtiofsd("trixie")},
+    "virtiofsd-c": lambda: {"virtio_fs_daemon": C_VIRTIOFSD},
     "qemu-10": lambda: {"path": get_qemu_10()},
     "qemu-11-virtiofsd-1.14": lambda: {
         "path": get_qemu_11(),

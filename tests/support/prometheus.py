@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.other_debian import unpack
-from tools.setup import BUILD
-from tools.steps import CHECKOUT
+from tools.steps import BUILD, CHECKOUT
 
 # Sandboxes of other tests answer slowly when processors are emulated.
 TIMEOUT_S = 90.0

@@ -15,7 +15,8 @@ from typing import Any
 
 from tests.support import supervisor
 from tools.busybox_image import busybox_layer
-from tools.setup import BUILD, CONFIGURATION
+from tools.setup import CONFIGURATION
+from tools.steps import BUILD
 
 PROGRAM = f"{BUILD}/bin/kata-runtime"
 # A machine that boots takes 4 s here, and longer beside others.

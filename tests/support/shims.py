@@ -14,7 +14,8 @@ from kata.host.shim import address
 from kata.rpc.client import Client
 from kata.rpc.frame import Channel
 from kata.rpc.pb import empty_pb2, task_pb2
-from tools.setup import BUILD, CONFIGURATION
+from tools.setup import CONFIGURATION
+from tools.steps import BUILD
 
 ENGINE = "/run/kata-tests/engine.sock"
 NAMESPACE = "tests"

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.configuration import write_configuration
-from tools.setup import BUILD, CONFIGURATION, SHARE
+from tools.setup import CONFIGURATION, SHARE
+from tools.steps import BUILD
 
 PROGRAM = f"{BUILD}/bin/kata-runtime"
 

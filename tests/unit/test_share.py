@@ -129,7 +129,11 @@ def test_arguments_of_the_c_virtiofsd() -> None:
 def test_arguments_of_the_rust_virtiofsd() -> None:
     assert plan_arguments(SPEC, Flavour.RUST, 3, 1000) == [
         "/usr/bin/virtiofsd", "--fd=3", "--shared-dir=/shared", "--cache=auto",
-        "--announce-submounts", "--sandbox=namespace", "--rlimit-nofile=1000", "--extra",
+        "--announce-submounts", "--sandbox=namespace", "--xattr",
+        "--xattrmap=:ok:all:security.capability:security.capability:"
+        ":prefix:all:trusted.:user.virtiofs.::prefix:all:security.:user.virtiofs.:"
+        ":bad:client:user.virtiofs.:::bad:server::trusted.::bad:server::security.::ok:all:::",
+        "--inode-file-handles=prefer", "--rlimit-nofile=1000", "--extra",
     ]  # fmt: skip
 
 

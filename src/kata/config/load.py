@@ -23,7 +23,12 @@ CONFIG_PATHS = (
     "/usr/share/defaults/kata-containers/configuration.toml",
 )
 DROP_INS = "config.d"
-VIRTIOFSD_PATHS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
+# The Rust one of the system, the one that the installer brings where there is none, QEMU's C one.
+VIRTIOFSD_PATHS = (
+    "/usr/libexec/virtiofsd",
+    "/opt/kata/virtiofsd/virtiofsd",
+    "/usr/lib/qemu/virtiofsd",
+)
 # What was read, with the stamps of the files: forks of a process need not read it again.
 _known: dict[tuple[str, ...], tuple[list[object], Config]] = {}
 # The shipped file has 10 kB; what is larger by far is not a configuration.

@@ -131,8 +131,8 @@ class HypervisorConfig:
     )
     virtio_fs_daemon: str = setting(
         "",
-        "virtiofsd's program; empty: the first of /usr/libexec/virtiofsd and "
-        "/usr/lib/qemu/virtiofsd that exists.",
+        "virtiofsd's program; empty: the first of /usr/libexec/virtiofsd, "
+        "/opt/kata/virtiofsd/virtiofsd and /usr/lib/qemu/virtiofsd that exists.",
         checks.absolute_path_or_empty,
     )
     virtio_fs_cache: str = setting(
@@ -204,7 +204,11 @@ class HypervisorConfig:
         checks.absolute_paths,
     )
     valid_virtio_fs_daemon_paths: tuple[str, ...] = setting(
-        ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"),
+        (
+            "/usr/libexec/virtiofsd",
+            "/opt/kata/virtiofsd/virtiofsd",
+            "/usr/lib/qemu/virtiofsd",
+        ),
         "Patterns of paths that an annotation may set `virtio_fs_daemon` to.",
         checks.absolute_paths,
     )

@@ -12,6 +12,25 @@ from dataclasses import dataclass
 from kata.base.errors import Code, KataError
 from kata.base.processes import Child, Spawner
 
+# Extended attributes of the guest are the host's, but that the host's kernel heeds trusted.* and
+# security.*: the guest's are kept there as user.virtiofs.*, and the guest sees none of the host's.
+# File capabilities are the host's own: images have them, and the host's kernel drops them when the
+# file is written to (CVE-2021-20263 is about those that were kept under another name).
+_XATTR_MAP = "".join(
+    (
+        ":ok:all:security.capability:security.capability:",
+        ":prefix:all:trusted.:user.virtiofs.:",
+        ":prefix:all:security.:user.virtiofs.:",
+        ":bad:client:user.virtiofs.::",
+        ":bad:server::trusted.:",
+        ":bad:server::security.:",
+        ":ok:all:::",
+    )
+)
+# Enough for any tree of files; virtiofsd's own default.
+_MAX_FILES = 1_000_000
+_CAP_SYS_RESOURCE = 24
+
 
 class Flavour(enum.Enum):
     """The two implementations, which differ in their command lines."""
@@ -91,6 +110,9 @@ def plan_arguments(spec: ShareSpec, flavour: Flavour, fd: int, max_files: int) -
             f"--cache={_translate_cache(spec.cache, flavour)}",
             "--announce-submounts",
             "--sandbox=namespace",
+            "--xattr",
+            f"--xattrmap={_XATTR_MAP}",
+            "--inode-file-handles=prefer",
         ]
     return [*argv, f"--rlimit-nofile={max_files}", *spec.extra_args]
 
@@ -106,6 +128,20 @@ def _translate_cache(mode: str, flavour: Flavour) -> str:
             'set virtio_fs_cache to "auto", "always" or "never", or use the Rust virtiofsd',
         )
     return "none" if mode == "never" else mode
+
+
+def find_file_limit() -> int:
+    """Return how many descriptors a virtiofsd may have here.
+
+    Only CAP_SYS_RESOURCE allows more than the hard limit of who started us, up to the kernel's.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with open("/proc/self/status", encoding="ascii") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    if effective & (1 << _CAP_SYS_RESOURCE):
+        with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
+            hard = int(file.read())
+    return min(_MAX_FILES, hard)
 
 
 def start_share(spec: ShareSpec, spawner: Spawner, socket_path: str) -> Share:
@@ -124,7 +160,7 @@ def start_share(spec: ShareSpec, spawner: Spawner, socket_path: str) -> Share:
             machine.connect(socket_path)
         finally:
             os.unlink(socket_path)
-        max_files = min(1_000_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        max_files = find_file_limit()
         argv = plan_arguments(spec, flavour, 3, max_files)
         child = spawner.spawn(argv, {1: stderr_child, 2: stderr_child, 3: listener.fileno()})
     except BaseException:
