@@ -96,7 +96,7 @@ def test_virtiofsd_that_dies_at_start(
     containerd: Containerd, box: str, configure: Configure
 ) -> None:
     message = fail_run(containerd, box, configure(virtio_fs_extra_args=["--nonsense"]))
-    assert "virtiofsd exited with status 1" in message
+    assert "virtiofsd exited with status 2" in message
     assert "nonsense" in message.partition("last words")[2]
 
 

@@ -33,7 +33,8 @@ def build_template(spec: VmSpec, config: Config, log: Logger, spawner: Spawner) 
     key = template_key(*describe_machine(spec))
     if store.has(key):
         return key
-    own_id = f"{ORIGINAL}{key[:12]}"
+    # Its own, so that a sweep of what a killed builder left never meets the next one's.
+    own_id = f"{ORIGINAL}{key[:12]}-{os.getpid()}"
     if is_orphaned(own_id):
         clean_up(own_id)
     record = RecordFile(own_id)

@@ -212,6 +212,8 @@ class Factory:
                 self._builder = 0
                 if status != 0:
                     self._failed[text] = time.monotonic() + _RETRY_S
+                    if not self._ending:
+                        self._fork(sweep, lambda _: None)
 
             self._builder = self._fork(partial(self._build, kind), on_end)
 
