@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.containerd import Containerd
 from tests.support.factory import end_factory, make_template
+from tests.support.ids import make_id
 from tests.support.leaks import assert_nothing_new, take_inventory
 from tests.support.sandboxes import assert_gone
 from tools import busybox_image
@@ -41,7 +42,7 @@ def containerd(image_archive: str) -> Iterator[Containerd]:
 @pytest.fixture(scope="session")
 def shared_name(containerd: Containerd) -> Iterator[str]:
     """A running container that tests use and do not change."""
-    name = "shared"
+    name = make_id("shared")
     containerd.start_container(name, "sleep", "1000000")
     yield name
     containerd.remove(name)
@@ -56,9 +57,7 @@ def template(containerd: Containerd) -> str:
 @pytest.fixture
 def name(containerd: Containerd, request: pytest.FixtureRequest) -> Iterator[str]:
     """A container's name; whatever the test leaves is removed, and then nothing may be left."""
-    container = (
-        request.node.name.split("[")[0].replace("test_", "").replace("_", "-")[:40].strip("-")
-    )
+    container = make_id(request.node.name)
     yield container
     containerd.remove(container)
     assert_gone(container, containerd.address)

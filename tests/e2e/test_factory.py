@@ -30,6 +30,7 @@ from tests.support.factory import (
     run_one,
     was_copy,
 )
+from tests.support.ids import make_id
 from tests.support.sandboxes import SHIM, find_pids
 from tools.setup import SHARE
 from tools.steps import BUILD
@@ -106,7 +107,7 @@ def test_copies_are_distinct(containerd: Containerd, template: str) -> None:
     )
 
     def run(number: int) -> list[str]:
-        name = f"distinct-{number}"
+        name = make_id(f"distinct {number}")
         done = containerd.run(name, "sh", "-c", script)
         assert was_copy(containerd, name)
         return done.stdout.decode().split("\n")[:3]

@@ -15,6 +15,7 @@ import pytest
 
 from kata.image.cpio import character_device_entry, file_entry, render_archive, with_parents
 from tests.support.containerd import IMAGE, RUNTIME, Containerd
+from tests.support.ids import make_id
 from tests.support.sandboxes import assert_gone
 from tools.setup import CONFIGURATION
 
@@ -28,8 +29,7 @@ LIMIT_S = 5.0
 @pytest.fixture
 def box(containerd: Containerd, request: pytest.FixtureRequest) -> Iterator[str]:
     """A container's name of which nothing may be left."""
-    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
-    name = f"bad-{words}"[:60].strip("-")
+    name = make_id(request.node.name)
     yield name
     containerd.remove(name)
     assert_gone(name, containerd.address)

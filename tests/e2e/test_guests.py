@@ -77,14 +77,6 @@ def containerd(
     assert_nothing_new(before)
 
 
-@pytest.fixture
-def name(name: str, containerd: Containerd) -> Iterator[str]:
-    """A container's name that no test with other guests has."""
-    container = f"guest-{name}"
-    yield container
-    containerd.remove(container)
-
-
 def test_kernel_and_root_are_those_of_the_configuration(
     containerd: Containerd, name: str, keys: dict[str, object]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.configuration import write_configuration
 from tests.support.containerd import IMAGE, RUNTIME, Containerd
+from tests.support.ids import make_id
 from tests.support.sandboxes import QEMU, SHIM, VIRTIOFSD, assert_gone, kill, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -27,8 +28,7 @@ LIMIT_S = 8.0
 @pytest.fixture
 def box(containerd: Containerd, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A container's name of which nothing may be left, and whose volume must keep its data."""
-    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
-    name = f"kill-{words}"[:60].strip("-")
+    name = make_id(request.node.name)
     make_volume(tmp_path)
     yield name
     containerd.remove(name)

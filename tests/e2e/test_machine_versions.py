@@ -52,14 +52,6 @@ def containerd(
     assert_nothing_new(before)
 
 
-@pytest.fixture
-def name(name: str, containerd: Containerd) -> Iterator[str]:
-    """A container's name that no test with other programs has."""
-    container = f"other-{name}"
-    yield container
-    containerd.remove(container)
-
-
 def test_programs_are_those_of_the_configuration(
     containerd: Containerd, name: str, machine: dict[str, str]
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import FOLDER_PREFIX
 from tests.support.containerd import Containerd
+from tests.support.ids import make_id
 from tests.support.sandboxes import QEMU, SHIM, VIRTIOFSD, assert_gone, find_pids, kill
 
 pytestmark = pytest.mark.e2e
@@ -32,8 +33,7 @@ def engine(image_archive: str) -> Iterator[Containerd]:
 @pytest.fixture
 def box(engine: Containerd, request: pytest.FixtureRequest) -> Iterator[str]:
     """A container's name of which nothing may be left."""
-    words = request.node.name.removeprefix("test_").replace("_", "-")
-    name = f"restart-{words}"[:60].strip("-")
+    name = make_id(request.node.name)
     yield name
     engine.remove(name)
     assert_gone(name, engine.address)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.containerd import RUNTIME, Containerd
+from tests.support.ids import make_id
 from tests.support.leaks import find_processes
+from tests.support.sandboxes import assert_gone
 from tools.steps import BUILD
 
 pytestmark = pytest.mark.e2e
@@ -105,6 +107,34 @@ def test_host_folder_is_shared(
         assert file.read() == "from the guest\n"
 
 
+def test_destination_with_the_longest_name(
+    containerd: Containerd, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in").write_text("from the host")
+    target = f"/{'d' * 255}"
+    mount = f"type=bind,src={tmp_path},dst={target},options=rbind:rw"
+    done = containerd.run(name, "cat", f"{target}/in", flags=["--mount", mount])
+    assert done.stdout == b"from the host"
+
+
+@pytest.mark.parametrize("container", ["f" * 64, "longest." + "f" * 68])
+def test_block_device_is_a_disk_of_the_guest(
+    containerd: Containerd, tmp_path: Path, container: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"on the disk".ljust(1 << 20, b"\0"))
+    losetup = ["losetup", "--find", "--show", str(disk)]
+    device = subprocess.run(losetup, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        script = f"head -c 11 {device}; printf written | dd of={device} conv=fsync 2>/dev/null"
+        done = containerd.run(container, "sh", "-c", script, flags=["--device", device])
+        assert done.stdout == b"on the disk"
+        assert_gone(container, containerd.address)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    assert disk.read_bytes().startswith(b"written")
+
+
 def test_read_only_mount_is_read_only(
     containerd: Containerd, name: str, tmp_path: os.PathLike[str]
 ) -> None:
@@ -137,12 +167,16 @@ def test_dmesg_shows_the_guests_log(containerd: Containerd, shared_name: str) ->
     assert b"Linux version" in containerd.exec(shared_name, "dmesg").stdout
 
 
-def test_five_containers_at_once(containerd: Containerd, name: str) -> None:
+def test_five_containers_at_once(containerd: Containerd) -> None:
+    names = [make_id(f"at once {number}") for number in range(5)]
+
     def run(number: int) -> bytes:
-        return containerd.run(f"{name}-{number}", "echo", str(number)).stdout
+        return containerd.run(names[number], "echo", str(number)).stdout
 
     with ThreadPoolExecutor(5) as pool:
         assert list(pool.map(run, range(5))) == [f"{n}\n".encode() for n in range(5)]
+    for name in names:
+        assert_gone(name, containerd.address)
 
 
 def test_output_without_reader_does_not_stop_the_container(

@@ -24,6 +24,7 @@ from tests.support.factory import (
     wait_for_spares,
     was_warm,
 )
+from tests.support.ids import make_id
 from tests.support.leaks import list_spares_own
 from tests.support.pressure import memory_pressure
 from tests.support.sandboxes import QEMU, SHIM, VIRTIOFSD, find_pids
@@ -97,7 +98,7 @@ def test_several_are_distinct(containerd: Containerd, three: tuple[str, ...]) ->
     script = "od -An -tx1 -N16 /dev/urandom; cat /proc/sys/kernel/random/boot_id; date +%s"
 
     def run(number: int) -> list[str]:
-        name = f"spare-distinct{number}"
+        name = make_id(f"distinct {number}")
         done = containerd.run(name, "sh", "-c", script, flags=three)
         assert was_warm(containerd, name)
         return done.stdout.decode().split("\n")[:3]

@@ -15,6 +15,7 @@ from kata.base.errors import Code
 from kata.rpc.client import Client, RpcError
 from kata.rpc.pb import any_pb2, empty_pb2, task_pb2
 from tests.support.containerd import IMAGE, RUNTIME, Containerd
+from tests.support.ids import make_id
 
 pytestmark = pytest.mark.e2e
 
@@ -210,7 +211,7 @@ def test_running_out_of_memory_is_told(containerd: Containerd, name: str) -> Non
 
 def test_containerd_restarts_while_a_container_runs(containerd: Containerd, name: str) -> None:
     containerd.start_container(name, "sh", "-c", "sleep 2; exit 3")
-    other = f"{name}-2"
+    other = make_id("other")
     containerd.start_container(other, "sleep", "1000")
     containerd.stop(signal.SIGKILL)
     time.sleep(3)  # the first container ends while nobody listens

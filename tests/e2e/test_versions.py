@@ -32,6 +32,7 @@ from tests.e2e.test_tasks import (
     test_signal_is_handled_by_the_container,
 )
 from tests.support.containerd import RUNTIME, Containerd
+from tests.support.ids import make_id
 from tests.support.leaks import assert_nothing_new, take_inventory
 from tests.support.sandboxes import SHIM
 from tools import other_debian
@@ -81,7 +82,7 @@ def containerd(suite: str, image_archive: str) -> Iterator[Containerd]:
 @pytest.fixture(scope="module")
 def shared_name(containerd: Containerd, suite: str) -> Iterator[str]:
     """A running container that tests use and do not change."""
-    name = f"shared-{suite}"
+    name = make_id(f"shared {suite}")
     containerd.start_container(name, "sleep", "1000000")
     yield name
     containerd.remove(name)

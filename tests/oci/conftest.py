@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.factory import end_factory
+from tests.support.ids import make_id
 from tests.support.leaks import assert_nothing_new, take_inventory
 from tests.support.runtime import Bundle, Runtime, unpack_busybox
 
-_NAMES = itertools.count()
 BundleMaker = Callable[[], Bundle]
 
 
@@ -70,16 +69,16 @@ def make_bundle(tmp_path: Path, rootfs: Path) -> BundleMaker:
 
 
 @pytest.fixture
-def name() -> str:
+def name(request: pytest.FixtureRequest) -> str:
     """A container's id."""
-    return f"oci-{os.getpid()}-{next(_NAMES)}"
+    return make_id(request.node.name)
 
 
 @pytest.fixture(scope="module")
 def shared(shared_runtime: Runtime, rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A running container that tests use and do not change."""
     bundle = Bundle(tmp_path_factory.mktemp("shared") / "bundle", rootfs)
-    name = f"oci-shared-{next(_NAMES)}"
+    name = make_id("shared")
     shared_runtime.create(bundle.run("sleep", "100000"), name)
     shared_runtime.call("start", name)
     return name

@@ -14,6 +14,7 @@ import pytest
 
 from kata.base.directvolume import ROOT
 from tests.oci.conftest import BundleMaker
+from tests.support.ids import make_id
 from tests.support.runtime import Bundle, Runtime
 from tests.support.sandboxes import SHIM, kill
 
@@ -132,7 +133,7 @@ def test_containers_of_a_pod_share_a_disk(
 ) -> None:
     """It is plugged in once, and goes with the last of them."""
     runtime.start_pod(make_bundle(), name)
-    members = [f"{name}-a", f"{name}-b"]
+    members = [make_id("member a"), make_id("member b")]
     for member in members:
         start(runtime, make_bundle().join(name), member, volume)
     inside(runtime, members[0], "echo shared > /data/file")
@@ -142,7 +143,7 @@ def test_containers_of_a_pod_share_a_disk(
     other = replace(volume, disk=volume.disk.with_name("other"))
     other.disk.write_bytes(volume.disk.read_bytes())
     add(runtime, other)
-    refused = create(runtime, make_bundle().join(name), f"{name}-c", volume)
+    refused = create(runtime, make_bundle().join(name), make_id("member c"), volume)
     assert f"{volume.disk} is in use as {volume.path}" in refused.stderr
     add(runtime, volume)
     total_bytes(runtime, volume)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.oci.conftest import BundleMaker
+from tests.support.ids import make_id
 from tests.support.leaks import find_processes
 from tests.support.runtime import Bundle, Runtime, Supervised, is_alive, wait_until
 
@@ -104,16 +105,36 @@ def test_an_interrupted_creation_in_a_pod(
     """Ctrl-C: the pod's machine has nothing that nobody knows, and can be deleted."""
     pod = make_bundle()
     runtime.start_pod(pod, name)
-    member = make_bundle().join(name).run("sleep", "1000")
-    process = runtime.begin("create", "-b", str(member.folder), f"{name}-a")
+    member = make_id("member")
+    bundle = make_bundle().join(name).run("sleep", "1000")
+    process = runtime.begin("create", "-b", str(bundle.folder), member)
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     if process.wait(20):
-        assert f"{name}-a" not in runtime.list_names()
-        runtime.create(member, f"{name}-a")
-    runtime.call("delete", "--force", f"{name}-a")
+        assert member not in runtime.list_names()
+        runtime.create(bundle, member)
+    runtime.call("delete", "--force", member)
     runtime.call("delete", "--force", name)
     runtime.create(pod, name)  # its shim has ended: the id is free
+    runtime.call("delete", "--force", name)
+
+
+def test_an_interruption_that_comes_too_late(
+    runtime: Runtime, make_bundle: BundleMaker, name: str
+) -> None:
+    """A creation that fails leaves no container, one that does not has made it."""
+    runtime.start_pod(make_bundle(), name)
+    bundle = make_bundle().join(name).run("sleep", "1000")
+    for number in range(10):
+        member = make_id(f"member {number}")
+        process = runtime.begin("create", "-b", str(bundle.folder), member)
+        mark = runtime.root / member / "creating"
+        wait_until(mark.exists, pause_s=0.0)
+        while mark.exists():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(20) == 0) == (member in runtime.list_names())
+        runtime.call("delete", "--force", member)
     runtime.call("delete", "--force", name)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.oci.conftest import BundleMaker
+from tests.support.ids import make_id
 from tests.support.runtime import (
     Bundle,
     Runtime,
@@ -225,6 +226,7 @@ def test_a_container_of_a_pod_is_created_again_at_once(
 ) -> None:
     """As an engine's restart does: in the same machine, whose guest has just known that id."""
     runtime.start_pod(make_bundle(), name)
+    member = make_id("member")
     for number in range(10):
         bundle = make_bundle().join(name)
         data = tmp_path / str(number)
@@ -234,10 +236,10 @@ def test_a_container_of_a_pod_is_created_again_at_once(
             {"destination": "/data", "type": "bind", "source": str(data), "options": ["rbind"]}
         )
         output = tmp_path / f"output{number}"
-        runtime.create(bundle.run("cat", "/data/file"), f"{name}-a", output=output)
-        runtime.call("start", f"{name}-a")
-        runtime.wait_for_status(f"{name}-a", "stopped")
-        runtime.call("delete", f"{name}-a")
+        runtime.create(bundle.run("cat", "/data/file"), member, output=output)
+        runtime.call("start", member)
+        runtime.wait_for_status(member, "stopped")
+        runtime.call("delete", member)
         assert output.read_text() == f"{number}\n"
     runtime.call("delete", "--force", name)
 
@@ -248,13 +250,14 @@ def test_a_pods_id_is_free_when_its_sandbox_is_deleted(
     """Whatever else was in its machine; what is left of that can be deleted at any time."""
     pod = make_bundle()
     runtime.start_pod(pod, name)
-    runtime.create(make_bundle().join(name).run("sleep", "1000"), f"{name}-a")
-    runtime.call("start", f"{name}-a")
+    member = make_id("member")
+    runtime.create(make_bundle().join(name).run("sleep", "1000"), member)
+    runtime.call("start", member)
     runtime.call("delete", "--force", name)
-    wait_until(lambda: runtime.status(f"{name}-a") == "stopped")
+    wait_until(lambda: runtime.status(member) == "stopped")
     runtime.create(pod, name)
     runtime.call("start", name)
-    runtime.call("delete", f"{name}-a")
+    runtime.call("delete", member)
     assert runtime.status(name) == "running"
     runtime.call("delete", "--force", name)
 

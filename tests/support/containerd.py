@@ -153,7 +153,7 @@ class Containerd:
         timeout: float = TIMEOUT_S,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run one more process in a container."""
-        exec_id = f"e{time.monotonic_ns()}"
+        exec_id = f"{time.monotonic_ns():064x}"  # as long as an engine's
         args = ["task", "exec", "--exec-id", exec_id, *flags, name, *command]
         return self.ctr(*args, check=check, input=input, timeout=timeout)
 

@@ -171,12 +171,14 @@ def unpack_busybox(folder: Path) -> None:
         archive.extractall(folder)
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def wait_until(
+    holds: Callable[[], bool], timeout_s: float = 20.0, *, pause_s: float = 0.02
+) -> None:
     """Return once something holds."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(pause_s)
 
 
 def read_file(path: Path, wanted: str, timeout_s: float = 20.0) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from kata.base import cgroups
@@ -44,6 +45,8 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
         if console is not None and console_socket is not None:
             console.send_master(console_socket)
             console.close()
+        # An interruption is too late from here on: it would be a failure that leaves a container.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     except BaseException:
         creation.undo()
         raise

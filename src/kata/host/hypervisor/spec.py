@@ -68,7 +68,11 @@ class NetworkDevice:
 
 @dataclass(frozen=True, slots=True)
 class BlockDevice:
-    """A disk to plug in; ``path`` is a file or block device of the host."""
+    """A disk to plug in; ``path`` is a file or block device of the host.
+
+    QEMU limits the name of a block node, which is made of the id, to 31 bytes: an id of a container
+    is too long to be part of it.
+    """
 
     id: str
     path: str

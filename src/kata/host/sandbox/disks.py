@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import binascii
+import itertools
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kata.base import directvolume
@@ -29,6 +29,8 @@ class _Plugged:
     """
 
     plan: DiskPlan
+    # What QEMU knows it by: of any length for a device, but its node has a name of 31 bytes.
+    id: str
     pci_path: str
     users: int = 0
 
@@ -45,6 +47,7 @@ class Disks:
         self._lock = threading.Lock()
         self._disks: dict[str, _Plugged] = {}
         self._names: dict[str, list[str]] = {}
+        self._numbers: Iterator[int] = itertools.count()
 
     def plug(self, container_id: str, planned: Sequence[DiskPlan]) -> dict[str, str]:
         """Plug disks in; returns their PCI paths by the plans' paths.  Raises KataError.
@@ -81,12 +84,11 @@ class Disks:
         Raises NOT_FOUND without such a volume, OUT_OF_RANGE for less than a file has.
         """
         with self._lock:
-            name = _name_volume(path)
-            disk = self._disks.get(name)
+            disk = self._disks.get(path)
             if disk is None or not disk.users:
                 raise KataError(f"resize volume {path}: it is not in use", Code.NOT_FOUND)
             wanted = _plan_size(disk.plan.host_path, size_bytes)
-            self._hypervisor().resize_block(name, wanted)
+            self._hypervisor().resize_block(disk.id, wanted)
 
     def close(self) -> None:
         """Give up what is there, for a machine that has ended."""
@@ -102,7 +104,7 @@ class Disks:
             self._unplug(name)
             disk = None
         if disk is None:
-            disk = self._disks[name] = _Plugged(plan, self._plug(name, plan))
+            disk = self._disks[name] = self._plug(plan)
             if plan.volume:
                 directvolume.note_user(plan.volume, self._sandbox_id)
         elif disk.plan != plan:
@@ -113,14 +115,16 @@ class Disks:
             )
         return disk
 
-    def _plug(self, name: str, plan: DiskPlan) -> str:
+    def _plug(self, plan: DiskPlan) -> _Plugged:
         is_device = stat.S_ISBLK(_look_at(plan.host_path).st_mode)
-        device = BlockDevice(name, plan.host_path, plan.read_only, raw_device=is_device)
-        return self._hypervisor().plug_block(device)
+        disk_id = f"disk{next(self._numbers)}"
+        device = BlockDevice(disk_id, plan.host_path, plan.read_only, raw_device=is_device)
+        return _Plugged(plan, disk_id, self._hypervisor().plug_block(device))
 
     def _unplug(self, name: str) -> None:
-        self._drop_note(self._disks[name].plan)
-        self._hypervisor().unplug(name, _UNPLUG_S)
+        disk = self._disks[name]
+        self._drop_note(disk.plan)
+        self._hypervisor().unplug(disk.id, _UNPLUG_S)
         del self._disks[name]
 
     def _drop_note(self, plan: DiskPlan) -> None:
@@ -153,11 +157,5 @@ def _look_at(path: str) -> os.stat_result:
 
 
 def _name(container_id: str, index: int, plan: DiskPlan) -> str:
-    """Return the disk's id: QEMU's start with a letter and have no limit worth minding."""
-    if plan.volume:
-        return _name_volume(plan.container_path)
-    return f"disk-{container_id}-{index}"
-
-
-def _name_volume(path: str) -> str:
-    return f"volume-{binascii.crc32(os.fsencode(path)):08x}"
+    """Return what a disk is known by here: a volume's by its path, which containers share."""
+    return plan.container_path if plan.volume else f"{container_id}/{index}"

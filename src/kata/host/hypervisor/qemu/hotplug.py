@@ -148,7 +148,7 @@ def unplug(qmp: Qmp, ports: RootPorts, device_id: str, timeout_s: float) -> None
 
 
 def _node(device_id: str) -> str:
-    return f"disk-{device_id}"
+    return f"node-{device_id}"
 
 
 def _plug(qmp: Qmp, ports: RootPorts, backend: Command, properties: dict[str, object]) -> str:
