@@ -64,6 +64,17 @@ def test_what_is_missing_is_named_with_what_mends_it(
     assert remedy in findings[name]["remedy"]
 
 
+def test_a_low_limit_of_files_is_told() -> None:
+    # Without the capability to raise it, as under most service managers.
+    words = ["prlimit", "--nofile=5000:5000", "setpriv", "--bounding-set=-sys_resource"]
+    program = [PROGRAM, "--config", CONFIGURATION, "check", "--json"]
+    done = subprocess.run([*words, *program], capture_output=True, text=True, check=True)
+    (finding,) = [f for f in json.loads(done.stdout)["findings"] if f["name"] == "files"]
+    assert finding["result"] == "warning"
+    assert finding["detail"].startswith("5000 may be open")
+    assert "LimitNOFILE=100000" in finding["remedy"]
+
+
 def test_a_configuration_that_is_wrong_is_a_finding(tmp_path: Path) -> None:
     status, findings = check(str(tmp_path / "none.toml"))
     assert status == 1

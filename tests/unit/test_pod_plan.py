@@ -336,7 +336,7 @@ def test_no_mounts(spec: dict[str, Any]) -> None:
 
 def test_sources_are_looked_at(tmp_path: Path) -> None:
     assert probe_source(f"{tmp_path}/missing") == Source(exists=False)
-    assert probe_source("/proc") == Source(exists=True)
+    assert probe_source("/proc") == Source(exists=True, kernel="proc")
     assert probe_source("/dev/null") == Source(
         exists=True, special="a character device", device=(1, 3)
     )

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
 
 class Mount:
-    """One line: where, what of which file system.  ``device`` is ``major:minor``."""
+    """One line: where, what of which file system.  ``device`` is ``major:minor``, ``id`` unique."""
 
-    __slots__ = ("device", "fstype", "point", "root")
+    __slots__ = ("device", "fstype", "id", "point", "root")
 
     def __init__(self, line: bytes) -> None:
         fields, _, rest = line.partition(b" - ")
         words = fields.split(b" ")
+        self.id = words[0].decode()
         self.device = words[2].decode()
         self.root = _unescape(words[3])
         self.point = _unescape(words[4])

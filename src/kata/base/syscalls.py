@@ -211,6 +211,14 @@ def clone_mount(path: str, propagation: int, *, recursive: bool) -> int:
     return tree
 
 
+def statfs_type(path: str) -> int:
+    """Return the number of a path's kind of file system (statfs(2))."""
+    # Its struct begins with that, and has 120 bytes.
+    answer = (ctypes.c_long * 32)()
+    _check(_libc.statfs(os.fsencode(path), answer), f"look at the file system of {path}")
+    return int(answer[0])
+
+
 def map_mount(tree_fd: int, users_fd: int, *, recursive: bool) -> None:
     """Map a detached mount's owners by a user namespace (mount_setattr(2)); borrows both."""
     attributes = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=users_fd)

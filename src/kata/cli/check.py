@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
+from kata.base.descriptors import ENOUGH_FILES, find_file_limit
 from kata.base.errors import KataError, describe_error
 from kata.cli import host
 from kata.config.load import load_config
@@ -63,7 +64,8 @@ def find_all(config_path: str) -> list[Finding]:
     detail = "; ".join([config.path, *config.warnings])
     result = SLOWER if config.warnings else OK
     findings.insert(0, Finding("configuration", result, detail))
-    findings += [_check_qemu(config), _check_virtiofsd(config), _check_memory(config)]
+    findings += [_check_qemu(config), _check_virtiofsd(config), _check_files()]
+    findings.append(_check_memory(config))
     return findings + list(_check_guest(config))
 
 
@@ -123,6 +125,19 @@ def _check_virtiofsd(config: Config) -> Finding:
         return Finding("virtiofsd", OK, f"{version} ({path})")
     remedy = "apt install virtiofsd, or qemu-system-common in Debian 12"
     return Finding("virtiofsd", FAILED, f"{path} does not run", remedy)
+
+
+def _check_files() -> Finding:
+    limit = find_file_limit()
+    detail = f"{limit} may be open"
+    if limit >= ENOUGH_FILES:
+        return Finding("files", OK, detail)
+    return Finding(
+        "files",
+        SLOWER,
+        f"{detail}, which a volume can have more of",
+        f"LimitNOFILE={ENOUGH_FILES} in the unit of who starts containers, or ulimit -Hn",
+    )
 
 
 def _check_memory(config: Config) -> Finding:

@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kata.base import syscalls
+from kata.base import kernelfs
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.hostview import HostView
 from kata.base.log import Logger
 from kata.host.sandbox.agent import Agent
+from kata.host.sandbox.following import FollowedMounts
 from kata.host.sandbox.mounts import GuestStorage, SharedMount
 from kata.host.sandbox.plan import ContainerPlan, strip_labels
 from kata.host.sandbox.process import Process, ProcessIo
 from kata.host.sandbox.rootfs import RootfsMount, mount_rootfs
 from kata.host.sandbox.states import State
+from kata.host.sandbox.trees import clone_own_tree, clone_tree
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share import layout
 from kata.host.share.idmap import map_owners
@@ -57,13 +59,24 @@ class Container:
     def prepare(self, plan: ContainerPlan, mounts_folder: str, view: HostView) -> None:
         """Make the container's files visible in the shared folder."""
         self.has_own_pids = not plan.shared_pids
-        rootfs = _mount_rootfs(self._request, self._undo, view)
+        scratch = os.path.dirname(mounts_folder)
+        rootfs = _mount_rootfs(self._request, self._undo, view, scratch)
         target = f"{mounts_folder}/{plan.share_name}/rootfs"
         self._undo.push("shared files", lambda: _remove_shared(mounts_folder, plan))
         _attach(rootfs, target)
+        followed = FollowedMounts(scratch, self._log)
+        self._undo.push("followed mounts", followed.close)
         for mount in plan.mounts.shared:
-            tree = _clone(view, mount.source, recursive=mount.recursive, follows=mount.follows)
-            _attach(tree, f"{mounts_folder}/{mount.name}", mount)
+            target = f"{mounts_folder}/{mount.name}"
+            try:
+                if mount.follows:
+                    tree = followed.clone(view, mount, target)
+                else:
+                    tree = clone_tree(view, mount.source, scratch, recursive=mount.recursive)
+            except OSError as error:
+                raise _describe_missing(mount.source, error) from error
+            _attach(tree, target, mount)
+        followed.start()
 
     def create(
         self, agent: Agent, plan: ContainerPlan, disks: Mapping[str, str], pids_of: str = ""
@@ -211,13 +224,8 @@ def _render_storage(storage: GuestStorage, disks: Mapping[str, str]) -> agent_pb
     return message
 
 
-def _clone(view: HostView, source: str, *, recursive: bool, follows: bool = False) -> int:
-    try:
-        return view.clone(source, recursive=recursive, follows=follows)
-    except OSError as error:
-        raise KataError(
-            f"share {source}: {os.strerror(error.errno or 0)}", Code.NOT_FOUND
-        ) from error
+def _describe_missing(source: str, error: OSError) -> KataError:
+    return KataError(f"share {source}: {os.strerror(error.errno or 0)}", Code.NOT_FOUND)
 
 
 def _attach(tree_fd: int, target: str, mount: SharedMount | None = None) -> None:
@@ -233,18 +241,26 @@ def _attach(tree_fd: int, target: str, mount: SharedMount | None = None) -> None
         os.close(tree_fd)
 
 
-def _mount_rootfs(request: ContainerRequest, undo: UndoStack, view: HostView) -> int:
+def _mount_rootfs(request: ContainerRequest, undo: UndoStack, view: HostView, scratch: str) -> int:
     """Mount the root file system where the engine expects it; returns a copy of the mount."""
     if not request.rootfs:
         path = os.path.join(request.bundle, request.spec["root"]["path"])
         if not view.run(lambda: os.path.isdir(path)):
             raise KataError(f"open rootfs {path}: no such folder", Code.NOT_FOUND)
-        return _clone(view, path, recursive=True)
+        kernel = view.run(lambda: kernelfs.find_type(path))
+        if kernel:
+            raise KataError(
+                f"open rootfs {path}: it is on the host's {kernel}", Code.INVALID_ARGUMENT
+            )
+        try:
+            return clone_tree(view, path, scratch, recursive=True)
+        except OSError as error:
+            raise _describe_missing(path, error) from error
     target = os.path.join(request.bundle, "rootfs")
     os.makedirs(target, mode=0o711, exist_ok=True)
     undo.push("rootfs", lambda: layout.unmount_below(target))
     mount_rootfs(target, request.rootfs, os.path.join(request.bundle, "layers"))
-    return syscalls.clone_mount(target, syscalls.MS_PRIVATE, recursive=True)
+    return clone_own_tree(target, scratch)
 
 
 def _remove_shared(mounts_folder: str, plan: ContainerPlan) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
+from kata.base.descriptors import ENOUGH_FILES
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
 from kata.base.processes import Child, Spawner, end_process, read_start_time
@@ -28,7 +29,7 @@ from kata.host.sandbox.record import RecordFile
 from kata.host.sandbox.root_image import check_image
 from kata.host.sandbox.undo import UndoStack
 from kata.host.share.layout import SharedFolderPaths
-from kata.host.share.virtiofsd import ShareSpec, start_share
+from kata.host.share.virtiofsd import Flavour, Share, ShareSpec, start_share
 from kata.host.template.memory import Copying, make_memory
 from kata.host.template.store import Template
 from kata.rpc.client import Client
@@ -258,11 +259,24 @@ class Machine:
             share = start_share(
                 spec, self._context.spawner, f"{self._context.record.folder}/virtiofsd.sock"
             )
+        self._warn_of_limits(share)
         self._share = share.child
         self._context.record.add_process("virtiofsd", share.child.pid, share.child.start_time)
         self._undo.push("virtiofsd", lambda: _end_family(share.child))
         self._observer.watch("virtiofsd", share.stderr_fd)
         return share.machine_fd
+
+    def _warn_of_limits(self, share: Share) -> None:
+        if share.flavour is Flavour.C:
+            self._context.log.warning(
+                "virtiofsd of QEMU 7.2 misplaces what is appended to a mapped file, and more:"
+                " docs/storage.md",
+                path=self._context.config.hypervisor.virtio_fs_daemon,
+            )
+        if share.max_files < ENOUGH_FILES:
+            self._context.log.warning(
+                "large volumes can have more files than virtiofsd may open", limit=share.max_files
+            )
 
     def _connect(self, sock: socket.socket) -> None:
         self._client = Client(Channel.from_socket(sock), durations=self.durations)

@@ -12,6 +12,7 @@ from kata.base.directvolume import DirectVolume
 from kata.base.errors import Code, KataError
 from kata.base.idmap import IdMaps, map_id, read_maps
 from kata.host.sandbox.devices import GUESTS_OWN
+from kata.host.sandbox.kernelmounts import plan_kernels_own
 from kata.host.sandbox.sources import Probe, Source
 from kata.host.share import layout
 from kata.host.share.idmap import UNCHANGED, OwnerMaps
@@ -25,6 +26,8 @@ _GUEST_SANDBOX = "/run/kata-containers/sandbox"
 _SHM = "/dev/shm"
 _FOLLOWING = frozenset({"slave", "rslave"})
 _MAPPING = frozenset({"idmap", "ridmap"})
+# A container's id, a number and this make a file's name, of 255 bytes at most.
+_MAX_BASE_BYTES = 100
 _TRAVELLING = frozenset({"shared", "rshared"})
 
 
@@ -98,7 +101,9 @@ def plan_mounts(
     shared: list[SharedMount] = []
     storages: list[GuestStorage] = []
     watched: list[WatchedMount] = []
-    for index, mount in enumerate(spec.get("mounts") or []):
+    mounts = spec.get("mounts") or []
+    left_out: list[int] = []
+    for index, mount in enumerate(mounts):
         options = mount.get("options") or []
         owners = _take_owners(mount)
         if not (mount.get("type") == "bind" or "bind" in options or "rbind" in options):
@@ -116,6 +121,10 @@ def plan_mounts(
         if facts.special == "a character device" and facts.device in GUESTS_OWN:
             _bind(mount, source)  # the guest's node of the same name
             continue
+        if facts.kernel:
+            if plan_kernels_own(mount, facts, mounts):
+                left_out.append(index)
+            continue
         _check_source(mount["destination"], source, facts)
         if facts.watched:
             watched.append(WatchedMount(source, _name_volume(source), owners))
@@ -132,6 +141,8 @@ def plan_mounts(
             # As on a host, what is mounted below stays as it is.  In the guest a mount that appears
             # below a read-only one is so too, so here the host alone refuses writing.
             mount["options"] = [option for option in options if option != "ro"]
+    for index in reversed(left_out):
+        del mounts[index]
     return MountPlan(tuple(shared), tuple(storages), tuple(watched), tuple(direct))
 
 
@@ -144,10 +155,10 @@ def _bind(mount: dict[str, Any], source: str) -> None:
 def _plan_shared(prefix: str, mount: dict[str, Any], owners: OwnerMaps) -> SharedMount:
     """Return a mount of the host's; its name in the shared folder begins with ``prefix``."""
     options = mount.get("options") or []
-    base = os.path.basename(mount["destination"].rstrip("/")) or "root"
+    base = os.fsencode(os.path.basename(mount["destination"].rstrip("/")) or "root")
     return SharedMount(
         source=mount.get("source") or "",
-        name=f"{prefix}-{base}",
+        name=f"{prefix}-{os.fsdecode(base[:_MAX_BASE_BYTES])}",
         read_only="ro" in options or "rro" in options,
         recursive="rbind" in options,
         follows=not _FOLLOWING.isdisjoint(options),

@@ -144,7 +144,6 @@ def plan_share_storage() -> agent_pb2.Storage:
         source=layout.TAG,
         fstype="virtiofs",
         mount_point=layout.GUEST_FOLDER,
-        options=["nodev"],
     )
 
 

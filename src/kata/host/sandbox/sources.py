@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kata.base import mountinfo
+from kata.base import kernelfs, mountinfo
 from kata.host.share.watched import is_watched
 
 _EMPTY_DIR = "kubernetes.io~empty-dir"
@@ -40,6 +40,9 @@ class Source:
     special: str = ""
     # Of a device: its numbers.
     device: tuple[int, int] = (0, 0)
+    # Which of the kernel's own file systems it is on, and where there: / is the whole.
+    kernel: str = ""
+    kernel_path: str = "/"
     # Whether it is a volume that is copied, and again when it changes.
     watched: bool = False
     # Whether something is mounted beneath it.
@@ -68,6 +71,10 @@ def probe_source(path: str) -> Source:
     mounts = mountinfo.list_mounts()
     place = os.path.realpath(path)
     own = mountinfo.find_mount_of(place, mounts)
+    if not special:
+        kernel = _find_kernels(place, own, mounts)
+        if kernel:
+            return Source(exists=True, kernel=kernel, kernel_path=_find_inside(place, own))
     below = any(mount.point.startswith(place.rstrip("/") + "/") for mount in mounts)
     if special or own is None or own.fstype != "tmpfs":
         device = (os.major(facts.st_rdev), os.minor(facts.st_rdev))
@@ -81,6 +88,29 @@ def probe_source(path: str) -> Source:
         gid=facts.st_gid,
         volume=_find_volume(path, own, mounts),
     )
+
+
+def _find_kernels(place: str, own: mountinfo.Mount | None, mounts: list[mountinfo.Mount]) -> str:
+    """Return which of the kernel's file systems a path without links is on, empty for none."""
+    kernel = kernelfs.find_type(place)
+    if kernel or own is None or own.point != place or own.fstype != "tmpfs":
+        return kernel
+    # Version 1's hierarchies are mounted one by one in a tmpfs on sysfs.
+    if kernelfs.find_type(os.path.dirname(place)) != "sysfs":
+        return ""
+    prefix = f"{place}/"
+    hierarchies = (m.fstype for m in mounts if m.point.startswith(prefix))
+    return "cgroup" if any(fstype.startswith("cgroup") for fstype in hierarchies) else ""
+
+
+def _find_inside(place: str, own: mountinfo.Mount | None) -> str:
+    """Return where in its file system a path is; a mount point counts as the whole of cgroups."""
+    if own is None:
+        return place
+    below = os.path.relpath(place, own.point)
+    if own.fstype in ("cgroup", "cgroup2", "tmpfs"):
+        return os.path.normpath(f"/{below}")
+    return os.path.normpath(f"{own.root.rstrip('/')}/{below}")
 
 
 def _find_volume(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 import os
-import resource
 import socket
 import subprocess
 from dataclasses import dataclass
 
+from kata.base.descriptors import find_file_limit
 from kata.base.errors import Code, KataError
 from kata.base.processes import Child, Spawner
 
@@ -27,9 +27,6 @@ _XATTR_MAP = "".join(
         ":ok:all:::",
     )
 )
-# Enough for any tree of files; virtiofsd's own default.
-_MAX_FILES = 1_000_000
-_CAP_SYS_RESOURCE = 24
 
 
 class Flavour(enum.Enum):
@@ -56,6 +53,8 @@ class Share:
     child: Child
     machine_fd: int
     stderr_fd: int
+    flavour: Flavour
+    max_files: int
 
 
 def find_flavour(binary: str) -> Flavour:
@@ -130,20 +129,6 @@ def _translate_cache(mode: str, flavour: Flavour) -> str:
     return "none" if mode == "never" else mode
 
 
-def find_file_limit() -> int:
-    """Return how many descriptors a virtiofsd may have here.
-
-    Only CAP_SYS_RESOURCE allows more than the hard limit of who started us, up to the kernel's.
-    """
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with open("/proc/self/status", encoding="ascii") as file:
-        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
-    if effective & (1 << _CAP_SYS_RESOURCE):
-        with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
-            hard = int(file.read())
-    return min(_MAX_FILES, hard)
-
-
 def start_share(spec: ShareSpec, spawner: Spawner, socket_path: str) -> Share:
     """Start virtiofsd on an inherited listening socket and connect to it.
 
@@ -170,4 +155,4 @@ def start_share(spec: ShareSpec, spawner: Spawner, socket_path: str) -> Share:
     finally:
         listener.close()
         os.close(stderr_child)
-    return Share(child, machine.detach(), stderr)
+    return Share(child, machine.detach(), stderr, flavour, max_files)
