@@ -16,6 +16,7 @@ import pytest
 from kata.image.cpio import character_device_entry, file_entry, render_archive, with_parents
 from tests.support.containerd import IMAGE, RUNTIME, Containerd
 from tests.support.ids import make_id
+from tests.support.programs import find_reason
 from tests.support.sandboxes import assert_gone
 from tools.setup import CONFIGURATION
 
@@ -215,3 +216,14 @@ def test_same_id_in_another_namespace(containerd: Containerd, box: str, image_ar
     assert "exists already" in done.stderr.decode()
     assert containerd.exec(box, "echo", "alive").stdout == b"alive\n"
     containerd.ctr("-n", "other", "container", "delete", box, check=False)
+
+
+@pytest.mark.parametrize("word", ["/nosuch", "nosuch", "/bin", "/etc/passwd"])
+def test_program_that_cannot_be_executed(containerd: Containerd, box: str, word: str) -> None:
+    """What ctr says is what it says of runc."""
+    found, expected = (
+        containerd.run(box, word, check=False, runtime=runtime)
+        for runtime in (RUNTIME, "io.containerd.runc.v2")
+    )
+    assert found.returncode == expected.returncode == 1
+    assert find_reason(found.stderr.decode()) == find_reason(expected.stderr.decode())

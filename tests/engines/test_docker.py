@@ -38,7 +38,10 @@ def test_run_has_streams_and_exit_status(docker: Engine) -> None:
 
 def test_a_program_that_is_missing_is_127(docker: Engine) -> None:
     done = docker.call("run", "--rm", IMAGE, "nope", check=False)
-    assert (done.returncode, "`nope` not found in $PATH" in done.stderr) == (127, True)
+    assert (done.returncode, '"nope": executable file not found in $PATH' in done.stderr) == (
+        127,
+        True,
+    )
 
 
 def test_life_of_a_container(docker: Engine, box: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import threading
 import time
@@ -239,7 +240,7 @@ def test_missing_command(host: Host) -> None:
     for _ in range(2):  # and the id is free again
         with pytest.raises(RpcError) as caught:
             host.create("c1", host.spec("nope"))
-        assert "executable file `nope` not found in $PATH" in str(caught.value)
+        assert re.search(r"executable file .*not found in \$PATH", str(caught.value))
     assert host.leftovers() == []
     host.run("c1", "true")
     assert host.wait("c1") == 0
@@ -336,17 +337,14 @@ def test_destroy_ends_the_agent_after_its_answer(agent: AgentProcess, rootfs: Pa
     host.close()
 
 
-@pytest.mark.parametrize("runtime", ["native", "crun"])
-def test_program_that_cannot_be_run(host: Host, runtime: str, rootfs: Path) -> None:
+def test_program_of_an_unknown_format(host: Host, rootfs: Path) -> None:
+    """As with runc and crun: the start succeeds, and the process says why it ended."""
     program = rootfs / "tmp" / "broken"
     program.write_bytes(b"\x7fELF broken")
     program.chmod(0o755)
     host.create("c1", host.spec("/tmp/broken"))
-    if runtime == "native":
-        with pytest.raises(RpcError, match=r"exec /tmp/broken: Exec format error"):
-            host.start("c1")
-        return
-    # crun's start succeeds, and the process says why it ended.
     host.start("c1")
     assert host.wait("c1") == 1
-    assert b"Exec format error" in host.read_all("c1", method="ReadStderr")
+    said = host.read_all("c1", method="ReadStderr").lower()
+    assert b"exec format error" in said
+    assert b"/tmp/broken" in said

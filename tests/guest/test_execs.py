@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import time
 
@@ -84,7 +85,7 @@ def test_missing_command_leaves_the_container_alone(host: Host, box: str) -> Non
     for _ in range(2):
         with pytest.raises(RpcError) as caught:
             host.execute(box, "e1", "nope")
-        assert "executable file `nope` not found in $PATH" in str(caught.value)
+        assert re.search(r"executable file .*not found in \$PATH", str(caught.value))
     assert host.output(box, "echo", "alive") == "alive\n"
     with pytest.raises(RpcError) as caught:
         host.wait(box, "e1")

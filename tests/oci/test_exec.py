@@ -54,7 +54,7 @@ def test_a_process_from_a_file(shared_runtime: Runtime, shared: str, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("nope",), "executable file `nope` not found in $PATH: no such file or directory"),
+        (("nope",), "executable file not found in $PATH"),
         (("/etc/passwd",), "ermission denied"),
         ((), "process args cannot be empty"),
     ],

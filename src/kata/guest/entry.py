@@ -17,7 +17,7 @@ import sys
 
 from kata.base import fdpass, syscalls
 from kata.base.errors import Code, KataError, describe_error
-from kata.guest import cgroup, files, privileges, signals
+from kata.guest import cgroup, files, privileges, programs, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ _TIOCGPTN = 0x80045430
 # Where programs are looked for when the environment does not say.
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENDED = 127
+# The status of a process whose program could not be executed after all.
+FAILED = 1
 
 
 def enter(process: dict[str, Any], cgroups: list[str], fds: Mapping[str, int]) -> NoReturn:
@@ -137,12 +139,15 @@ def become(
     unprivileged = bool(process.get("noNewPrivileges"))
     if program and not unprivileged:
         privileges.filter_calls(program)  # which without no_new_privs needs the privileges
+    cwd = process.get("cwd") or "/"
+    entered = _change_folder(cwd, again=True)
     _drop_privileges(process.get("capabilities") or {}, uid, gid, user)
+    if not entered:  # it may be the user's alone
+        _change_folder(cwd)
     environment = _environment(process.get("env") or [], uid)
-    _change_folder(process.get("cwd") or "/")
     os.umask(int(user.get("umask", 0o022)))
     arguments = [os.fsencode(word) for word in process["args"]]
-    path = _find_program(process["args"][0], environment.get("PATH", _DEFAULT_PATH))
+    path = programs.find(process["args"][0], environment.get("PATH", _DEFAULT_PATH))
     if wait:
         wait()
     if unprivileged:
@@ -152,7 +157,10 @@ def become(
     try:
         os.execve(path, arguments, environment)
     except OSError as error:
-        raise KataError(f"exec {process['args'][0]}: {error.strerror}", Code.UNKNOWN) from error
+        # What only the kernel finds, an interpreter or a format: engines know it from runc as a
+        # program that says so and ends.
+        os.write(2, f"exec {process['args'][0]}: {programs.describe(error)}\n".encode())
+        os._exit(FAILED)
 
 
 def _join_cgroup(folder: str, init_fd: int) -> None:
@@ -262,25 +270,16 @@ def _find_home(uid: int) -> str:
     return "/"
 
 
-def _change_folder(path: str) -> None:
+def _change_folder(path: str, *, again: bool = False) -> bool:
+    """Enter a folder; with ``again`` returns False where another user may be let in."""
     try:
         os.chdir(path)
         os.getcwd()  # a folder outside of the container's root has no path (CVE-2024-21626)
     except OSError as error:
-        raise KataError(f"chdir {path}: {error.strerror}", Code.UNKNOWN) from error
-
-
-def _find_program(name: str, search: str) -> str:
-    if "/" in name:
-        own = os.stat("/proc/self/exe")
-        if os.path.exists(name) and os.path.samestat(os.stat(name), own):
-            raise KataError(f"exec {name}: it is not the container's", Code.UNKNOWN)
-        return name
-    for folder in search.split(":"):
-        path = f"{folder or '.'}/{name}"
-        if os.access(path, os.X_OK) and not os.path.isdir(path):
-            return path
-    # Engines make 127 of the last words.
-    raise KataError(
-        f"executable file `{name}` not found in $PATH: no such file or directory", Code.UNKNOWN
-    )
+        if again and isinstance(error, PermissionError):
+            return False
+        raise KataError(
+            f'chdir to cwd ("{path}") set in config.json failed: {programs.describe(error)}',
+            Code.UNKNOWN,
+        ) from None
+    return True

@@ -296,7 +296,7 @@ def _follow(answers: _socket.socket, console_path: str = "", last: bytes = b"") 
             hand_on(fds, console_path)
         else:
             message = parts[2].decode("utf-8", "replace")
-            raise KataError(f"exec: {message}", int(parts[1]))
+            raise KataError(f"unable to start container process: {message}", int(parts[1]))
         if ready and pid:  # two processes tell the two
             break
     if last and not parts:

@@ -13,6 +13,7 @@ import stat
 from kata.base import syscalls
 from kata.base.errors import Code, KataError
 from kata.base.mountoptions import parse_options
+from kata.guest import programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,9 +148,16 @@ class Root:
                 os.close(fd)
 
     def make_working_folder(self, path: str) -> None:
-        """Make the folder that the process starts in; where that cannot be, it is told later."""
+        """Make the folder that the process starts in.
+
+        Raises KataError for a file in its place; what else cannot be is told later.
+        """
         try:
             os.close(self._make_folder(path))
+        except NotADirectoryError as error:
+            while not self._is_folder(os.path.dirname(path)):
+                path = os.path.dirname(path)
+            raise KataError(f"mkdir {path}: {programs.describe(error)}", Code.UNKNOWN) from None
         except OSError:
             pass
 
@@ -200,6 +208,15 @@ class Root:
             _propagate(fd, mount.get("options") or [])
             if kind == "proc":
                 self._procs.add(os.fstat(fd).st_dev)
+            os.close(fd)
+
+    def _is_folder(self, path: str) -> bool:
+        fd = self._find(path)
+        if fd < 0:
+            return False
+        try:
+            return stat.S_ISDIR(os.fstat(fd).st_mode)
+        finally:
             os.close(fd)
 
     def _make_device(self, device: dict[str, Any]) -> None:
