@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -108,7 +109,7 @@ def _restore(machine: Qemu, spec: VmSpec, state: bytes, memory_fd: int) -> None:
     client = Client(Channel.from_socket(socket.socket(fileno=streams.agent_fd)))
     try:
         machine.restore(state)
-        Agent(client, _TIMEOUT_S).resume(os.urandom(_SEED_BYTES), _TIMEOUT_S)
+        Agent(client, _TIMEOUT_S).resume(os.urandom(_SEED_BYTES), time.time_ns(), _TIMEOUT_S)
     finally:
         client.close()
         for fd in (streams.console_fd, streams.agent_log_fd, streams.stderr_fd):

@@ -6,7 +6,9 @@ Flags keep the kernel's names (sys/mount.h, linux/sched.h, sys/prctl.h, linux/re
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import time
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -76,6 +78,13 @@ MOUNT_ATTR_NOATIME = 0x00000010
 MOUNT_ATTR_STRICTATIME = 0x00000020
 MOUNT_ATTR_NODIRATIME = 0x00000080
 _MOUNT_ATTR_IDMAP = 0x00100000
+# linux/timex.h, linux/timerfd.h
+_ADJ_SETOFFSET = 0x0100
+_ADJ_NANO = 0x2000
+_ADJ_OFFSET_SINGLESHOT = 0x8001
+_TFD_TIMER_ABSTIME = 1
+_TFD_TIMER_CANCEL_ON_SET = 2
+_NEVER_S = 1 << 33
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
@@ -295,3 +304,55 @@ def inotify_init() -> int:
 def inotify_add_watch(fd: int, path: str, mask: int) -> int:
     """Call inotify_add_watch(2); returns the watch's number, the same for the same inode."""
     return _check(_libc.inotify_add_watch(fd, os.fsencode(path), mask), f"watch {path}")
+
+
+class _Timex(ctypes.Structure):
+    # adjtimex(2); what follows is read only.
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("unused", ctypes.c_long * 7),
+        ("seconds", ctypes.c_long),
+        ("nanoseconds", ctypes.c_long),
+        ("rest", ctypes.c_char * 120),
+    )
+
+
+def step_clock(offset_ns: int) -> None:
+    """Add nanoseconds to the wall clock at once (clock_adjtime(2))."""
+    seconds, rest_ns = divmod(offset_ns, 1_000_000_000)
+    timex = _Timex(modes=_ADJ_SETOFFSET | _ADJ_NANO, seconds=seconds, nanoseconds=rest_ns)
+    _check(_libc.adjtimex(ctypes.byref(timex)), "step clock")
+
+
+def slew_clock(offset_ns: int) -> None:
+    """Add nanoseconds to the wall clock little by little, instead of what is left of before."""
+    timex = _Timex(modes=_ADJ_OFFSET_SINGLESHOT, offset=offset_ns // 1000)
+    _check(_libc.adjtimex(ctypes.byref(timex)), "slew clock")
+
+
+def make_step_timer() -> int:
+    """Return a descriptor that can be read when the wall clock is stepped; the caller owns it.
+
+    timerfd_create(2), TFD_TIMER_CANCEL_ON_SET; suspended hosts step it when they wake up.
+    """
+    flags = os.O_NONBLOCK | os.O_CLOEXEC
+    fd = _check(_libc.timerfd_create(time.CLOCK_REALTIME, flags), "make timer")
+    try:
+        wait_step(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def wait_step(timer_fd: int) -> None:
+    """Have a timer of ``make_step_timer`` wait for the next step."""
+    try:
+        os.read(timer_fd, 8)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.ECANCELED):
+            raise
+    never = (ctypes.c_long * 4)(0, 0, _NEVER_S, 0)
+    flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
+    _check(_libc.timerfd_settime(timer_fd, flags, never, None), "set timer")

@@ -46,6 +46,7 @@ class Agent:
         services: dict[str, Mapping[str, Method]] = {
             "grpc.Health": health.methods(),
             "grpc.AgentService": self._table,
+            "kata.Clock": LateTable(self._clock_methods),
             "kata.Forward": LateTable(_forward_methods),
             "kata.Signals": LateTable(self._signals_methods),
             "kata.Volumes": LateTable(_volumes_methods),
@@ -111,6 +112,11 @@ class Agent:
         from kata.guest.sendall import SendAll
 
         return SendAll(self.sandbox()).methods()
+
+    def _clock_methods(self) -> dict[str, Method]:
+        from kata.guest import clock
+
+        return clock.methods(self._guest)
 
     def _template_methods(self) -> dict[str, Method]:
         from kata.guest.template import Template

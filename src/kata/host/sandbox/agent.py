@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Sequence
 
 from kata.rpc.client import Call, Client
 from kata.rpc.pb import (
     agent_pb2,
+    clock_pb2,
     csi_pb2,
     empty_pb2,
     forward_pb2,
@@ -62,11 +62,11 @@ class Agent:
             timeout_s,
         )
 
-    def resume(self, seed: bytes, timeout_s: float) -> None:
+    def resume(self, seed: bytes, time_ns: int, timeout_s: float) -> None:
         """Make a copy of a saved guest distinct, and set its clock; returns when it answers."""
         self._client.call(
             "kata.Template/Resume",
-            template_pb2.ResumeRequest(seed=seed, time_ns=time.time_ns()),
+            template_pb2.ResumeRequest(seed=seed, time_ns=time_ns),
             template_pb2.ResumeResponse,
             timeout_s,
         )
@@ -80,12 +80,22 @@ class Agent:
             _DEFAULT_TIMEOUT_S,
         )
 
-    def set_time(self) -> None:
-        """Set the guest's clock to the host's."""
-        seconds, rest_ns = divmod(time.time_ns(), 1_000_000_000)
+    def set_time(self, time_ns: int) -> None:
+        """Set the guest's clock; it is behind by as long as this takes to get there."""
+        seconds, rest_ns = divmod(time_ns, 1_000_000_000)
         self._do(
             "SetGuestDateTime", agent_pb2.SetGuestDateTimeRequest(Sec=seconds, Usec=rest_ns // 1000)
         )
+
+    def shift_clock(self, offset_ns: int, *, slew: bool) -> int:
+        """Add to the guest's clock, at once or little by little; returns its time in ns."""
+        answer = self._client.call(
+            "kata.Clock/Shift",
+            clock_pb2.ShiftRequest(offset_ns=offset_ns, slew=slew),
+            clock_pb2.ShiftResponse,
+            _DEFAULT_TIMEOUT_S,
+        )
+        return answer.time_ns
 
     def create_sandbox(self, request: agent_pb2.CreateSandboxRequest) -> None:
         """Set the guest up for a sandbox."""

@@ -21,7 +21,7 @@ from kata.config.records import Config
 from kata.host.hypervisor.interface import Hypervisor
 from kata.host.hypervisor.qemu.driver import Qemu
 from kata.host.hypervisor.spec import LentFds, VmSpec
-from kata.host.sandbox import vsock
+from kata.host.sandbox import clock, vsock
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.guard import Guard
 from kata.host.sandbox.observer import Observer
@@ -126,7 +126,7 @@ class Machine:
         """Get the guest of a copy ready for whichever sandbox will come."""
         try:
             self.agent.warm(storages)
-            self.agent.set_time()  # once, so that the code of it is loaded
+            self.agent.set_time(time.time_ns())  # once, so that the code of it is loaded
         except KataError as error:
             self.fail("warm virtual machine", error)
         self.is_warm = True
@@ -196,12 +196,13 @@ class Machine:
             if spec.vsock_cid is not None:
                 self._connect(vsock.connect(spec.vsock_cid, deadline, self.is_alive))
             left_s = max(0.1, deadline - time.monotonic())
-            if self.is_warm:
-                self.agent.set_time()
-            elif self.is_copy:
-                self.agent.resume(os.urandom(_SEED_BYTES), left_s)
+            if self.is_copy and not self.is_warm:
+                seed = os.urandom(_SEED_BYTES)
+                clock.set_first(self.agent, lambda now: self.agent.resume(seed, now, left_s))
             else:
-                self.agent.check(left_s)
+                if not self.is_copy:
+                    self.agent.check(left_s)
+                clock.set_first(self.agent, self.agent.set_time)
         except KataError as error:
             self.fail("start virtual machine", error)
 

@@ -25,6 +25,7 @@ from kata.host.resource.sizing import OVERHEAD_MIB, Size, plan_size
 from kata.host.sandbox import plan, vsock
 from kata.host.sandbox.agent import Agent
 from kata.host.sandbox.cleanup import clean_up, is_orphaned
+from kata.host.sandbox.clock import ClockKeeper
 from kata.host.sandbox.container import Container
 from kata.host.sandbox.disks import Disks
 from kata.host.sandbox.launch import launch_machine, tell_factory
@@ -193,6 +194,8 @@ class Sandbox:
             network.follow(machine.hypervisor, machine.agent)
             self._forward_ports(machine.agent)
             self._log.info("network configured", ms=_since(configured))
+        keeper = ClockKeeper(machine.agent, self._log)
+        self._undo.push("clock", keeper.close)
         self._log.info("sandbox ready", ms=_since(started))
 
     def call(self, action: str, request: Callable[[], object]) -> None:
