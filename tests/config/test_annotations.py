@@ -44,6 +44,7 @@ def test_each_type_of_value() -> None:
         hypervisor__virtio_fs_extra_args='["-o", "x;y"]',
         runtime__internetworking_model="macvtap",
         agent__kernel_modules="dummy numdummies=2; loop",
+        agent__sysctls="vm.nr_hugepages=8; kernel.printk = 4 4 1 7",
     )
     assert changed.hypervisor.default_memory_mib == 1024
     assert changed.hypervisor.default_vcpus == 2.5
@@ -53,6 +54,7 @@ def test_each_type_of_value() -> None:
     assert changed.hypervisor.virtio_fs_extra_args == ("-o", "x;y")
     assert changed.runtime.internetworking_model == "macvtap"
     assert changed.agent.kernel_modules == ("dummy numdummies=2", "loop")
+    assert changed.agent.sysctls == ("vm.nr_hugepages=8", "kernel.printk = 4 4 1 7")
 
 
 def test_a_root_takes_the_place_of_the_other_kind() -> None:
@@ -113,6 +115,10 @@ def test_sections_other_than_the_hypervisors_are_gated_too(name: str) -> None:
         ("hypervisor__path", "/bin/sh", "'/bin/sh' is not allowed"),
         ("hypervisor__path", "/usr/bin/../bin/sh", "is not allowed"),
         ("hypervisor__virtio_fs_daemon", "/bin/sh", "valid_virtio_fs_daemon_paths"),
+        ("agent__sysctls", "vm.nr_hugepages", "is not name=value"),
+        ("agent__sysctls", "vm/../../x=1", "no such setting"),
+        ("agent__sysctls", "kernel.shmmax=1", "ipc namespace"),
+        ("agent__sysctls", "kernel.core_pattern=|/bin/sh", "run a program"),
         ("factory__enable_template", "true", "no such setting"),
         ("nothing", "x", "no such setting"),
         ("hypervisor__default_maxvcpus", "1", ""),

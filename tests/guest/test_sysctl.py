@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kata.base.errors import Code, KataError
+from kata.base.sysctls import find_path
 from kata.guest import sysctl
 from tests.support.netns import Netns, making_namespaces
 
@@ -28,31 +29,10 @@ def spec(**settings: str) -> dict[str, Json]:
 
 def read(netns: Netns, name: str) -> str:
     def look() -> str:
-        with open(sysctl.find_path(name)) as file:
+        with open(find_path(name)) as file:
             return file.read().strip()
 
     return netns.run(look)
-
-
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("net.core.somaxconn", "/proc/sys/net/core/somaxconn"),
-        ("net/ipv4/conf/eth0.5/forwarding", "/proc/sys/net/ipv4/conf/eth0.5/forwarding"),
-    ],
-)
-def test_where_a_setting_is(name: str, path: str) -> None:
-    assert sysctl.find_path(name) == path
-
-
-@pytest.mark.parametrize(
-    "name", ["net/../kernel/hostname", "net..core", "net/./core", ".net", "net.", "/net/core", ""]
-)
-def test_no_name_leads_elsewhere(name: str) -> None:
-    with pytest.raises(KataError, match="no such setting") as caught:
-        sysctl.find_path(name)
-    assert caught.value.code == Code.INVALID_ARGUMENT
-    assert repr(name) in caught.value.message
 
 
 def test_settings_of_the_network_are_set_and_taken_out(netns: Netns) -> None:
@@ -87,22 +67,6 @@ def test_a_setting_that_cannot_be_is_named(netns: Netns, name: str, text: str) -
 @pytest.mark.parametrize("empty", [{}, {"linux": {}}, {"linux": {"sysctl": None}}, {"linux": None}])
 def test_nothing_is_asked(empty: dict[str, Json]) -> None:
     sysctl.apply_network(empty)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("kernel.shmmax", "ipc"),
-        ("kernel/sem", "ipc"),
-        ("fs.mqueue.msg_max", "ipc"),
-        ("kernel.domainname", "uts"),
-        ("net.ipv4.ip_forward", "network"),
-        ("kernel.pid_max", ""),
-        ("vm.swappiness", ""),
-    ],
-)
-def test_namespace_of_a_setting(name: str, kind: str) -> None:
-    assert sysctl.find_namespace(name) == kind
 
 
 @pytest.mark.parametrize("name", ["vm.swappiness", "kernel.pid_max", "net.core.somaxconn"])

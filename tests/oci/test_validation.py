@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runtime import Bundle, Runtime
+from tests.support.runtime import Bundle, Runtime, run_engine
 
 pytestmark = pytest.mark.e2e
 
@@ -110,6 +110,24 @@ def test_limits_and_oom_score(inside: Runtime) -> None:
     limits = ask(inside, "grep 'open files' /proc/1/limits").split()
     assert limits[3:5] == ["123", "456"]
     assert ask(inside, "cat /proc/1/oom_score_adj") == "345"
+
+
+def test_limits_are_the_specs_as_with_runc(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    """Those that it names; more open files than before, and fewer of the rest."""
+    named = [
+        {"type": "RLIMIT_NOFILE", "soft": 2000, "hard": 3000},
+        {"type": "RLIMIT_NPROC", "soft": 400, "hard": 500},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": 4096},
+        {"type": "RLIMIT_MEMLOCK", "soft": 65536, "hard": 65536},
+    ]
+    words = "open files|processes|core file size|locked memory"
+    bundle.run("grep", "-E", words, "/proc/self/limits", rlimits=named)
+    runc = ["runc", "--root", str(tmp_path / "runc"), "run", "-b", str(bundle.folder), name]
+    told = run_engine(runc).stdout
+    assert told.splitlines()[0].split()[-3:-1] == ["0", "4096"]
+    assert runtime.call("run", "-b", str(bundle.folder), name).stdout == told
 
 
 def test_capabilities_and_privileges(inside: Runtime) -> None:

@@ -5,6 +5,8 @@ Called while a configuration is read; they look at the value only, never at the 
 
 from __future__ import annotations
 
+from kata.base.errors import KataError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +85,22 @@ def one_line(value: Value) -> str:
     texts = value if isinstance(value, tuple) else (value,)
     good = all(isinstance(text, str) and (text.isprintable() or not text) for text in texts)
     return "" if good else "must not contain control characters"
+
+
+def sysctls(value: Value) -> str:
+    """Accept lists of ``name=value`` that can be set for a whole machine."""
+    from kata.base.sysctls import explain_refusal, parse_setting
+
+    for line in value if isinstance(value, tuple) else ():
+        if not line.isprintable():
+            return "must not contain control characters"
+        try:
+            reason = explain_refusal(*parse_setting(line))
+        except KataError as error:
+            reason = error.message
+        if reason:
+            return f"cannot be: {reason}"
+    return ""
 
 
 def only(accepted: Value, reason: str) -> Check:

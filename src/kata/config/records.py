@@ -192,7 +192,7 @@ class HypervisorConfig:
         checks.one_line,
     )
     enable_annotations: tuple[str, ...] = setting(
-        ("enable_iommu", "kernel_params", "kernel_verity_params"),
+        ("enable_iommu", "kernel_params", "kernel_verity_params", "sysctls"),
         "Regular expressions, matched whole: which io.katacontainers.config.* annotations a "
         'pod may use, by key ("kernel_params") or by section and key '
         '("runtime.disable_guest_seccomp").',
@@ -226,6 +226,12 @@ class AgentConfig:
         (),
         'Kernel modules loaded in the guest, each with its parameters: "name key=value".',
         checks.one_line,
+    )
+    sysctls: tuple[str, ...] = setting(
+        (),
+        "Settings of the guest's kernel that belong to no namespace, which all containers of a pod "
+        'have, and of its network: "vm.nr_hugepages=64". Only here, not in upstream\'s file.',
+        checks.sysctls,
     )
     dial_timeout_s: int = setting(
         45,

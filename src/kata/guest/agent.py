@@ -51,6 +51,7 @@ class Agent:
             "kata.Signals": LateTable(self._signals_methods),
             "kata.Volumes": LateTable(_volumes_methods),
             "kata.Template": LateTable(self._template_methods),
+            "kata.Settings": LateTable(self._settings_methods),
         }
         self.server = Server(services, log)
 
@@ -117,6 +118,12 @@ class Agent:
         from kata.guest import clock
 
         return clock.methods(self._guest)
+
+    def _settings_methods(self) -> dict[str, Method]:
+        from kata.guest.settings import Settings
+
+        self._guest.wait_ready()
+        return Settings().methods()
 
     def _template_methods(self) -> dict[str, Method]:
         from kata.guest.template import Template

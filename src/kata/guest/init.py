@@ -14,7 +14,7 @@ import time
 
 from kata.base import syscalls
 from kata.base.log import Logger
-from kata.guest import files, mounts, ports, signals, sockets
+from kata.guest import files, mounts, node, ports, signals, sockets
 from kata.guest.agent import Agent
 from kata.guest.forker import start_forker
 from kata.guest.guest import Guest
@@ -44,6 +44,7 @@ def _run() -> None:
     mounts.leave_initramfs()
     mounts.mount_first()
     block_signals()
+    node.raise_limits()
     options = parse_options(files.read("/proc/cmdline"))
     forker = None if options.get("agent.runtime") == "crun" else start_forker()
     sink = LogSink(_open_console())
@@ -95,6 +96,7 @@ def _set_up(guest: Guest, log: Logger) -> None:
         ("loopback", loopback.bring_up),
         ("hostname", lambda: set_hostname(HOSTNAME)),
         ("read-only root", mounts.protect_root),
+        ("kernel settings", lambda: node.apply_settings(log)),
         # Gives memory that is free back to the host, where the machine has such a device.
         ("balloon", lambda: guest.modules.load("virtio_balloon")),
         # So that dmesg in a container shows the guest kernel's log.

@@ -1,36 +1,28 @@
-"""Kernel settings that containers ask for.
+"""Kernel settings that pods and containers ask for.
 
 The guest has one network namespace, the pod's: its ``net.*`` are set by ``apply_network``, as crun
-sets them only in a namespace of the container's own.  The others belong to namespaces that the
-container's first process is in.
+sets them only in a namespace of the container's own.  Settings that belong to no namespace are the
+whole guest's, set by ``apply_machine``.  The others belong to namespaces that the container's first
+process is in.
 """
 
 from __future__ import annotations
 
 from kata.base.errors import Code, KataError
+from kata.base.sysctls import find_namespace, find_path
 from kata.guest import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from kata.oci.render import Json
 
-_ROOT = "/proc/sys"
-# Which namespace settings belong to (proc(5)); the list is runc's.
-_NAMESPACES = {
-    "kernel.domainname": "uts",
-    "kernel.hostname": "uts",
-    "kernel.msgmax": "ipc",
-    "kernel.msgmnb": "ipc",
-    "kernel.msgmni": "ipc",
-    "kernel.sem": "ipc",
-    "kernel.shmall": "ipc",
-    "kernel.shmmax": "ipc",
-    "kernel.shmmni": "ipc",
-    "kernel.shm_rmid_forced": "ipc",
-}
-_PREFIXES = {"net.": "network", "fs.mqueue.": "ipc"}
+
+def apply_machine(settings: Mapping[str, str]) -> None:
+    """Set what concerns the whole guest.  Raises INVALID_ARGUMENT naming the setting."""
+    for name, value in settings.items():
+        _set(name, value)
 
 
 def apply_network(spec: dict[str, Json]) -> None:
@@ -59,25 +51,8 @@ def apply(settings: dict[str, str], namespaces: Iterable[str]) -> None:
         _set(name, value)
 
 
-def find_namespace(name: str) -> str:
-    """Return the kind of namespace that a setting belongs to, empty when it is everybody's."""
-    dotted = name.replace("/", ".")
-    for prefix, kind in _PREFIXES.items():
-        if dotted.startswith(prefix):
-            return kind
-    return _NAMESPACES.get(dotted, "")
-
-
 def _set(name: str, value: object) -> None:
     try:
         files.control(find_path(name), str(value))
     except OSError as error:
         raise KataError(f"set sysctl {name}: {error.strerror}", Code.INVALID_ARGUMENT) from error
-
-
-def find_path(name: str) -> str:
-    """Return a setting's file; dots separate, or slashes where a part has dots (sysctl(8))."""
-    parts = name.split("/") if "/" in name else name.split(".")
-    if any(part in ("", ".", "..") for part in parts):
-        raise KataError(f"set sysctl {name!r}: no such setting", Code.INVALID_ARGUMENT)
-    return "/".join((_ROOT, *parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kata.rpc.client import Call, Client
 from kata.rpc.pb import (
@@ -14,6 +14,7 @@ from kata.rpc.pb import (
     forward_pb2,
     health_pb2,
     oci_pb2,
+    settings_pb2,
     signals_pb2,
     template_pb2,
     types_pb2,
@@ -256,6 +257,11 @@ class Agent:
         """Make a volume that is kept in step hold ``entries`` and nothing else."""
         request = volumes_pb2.SyncRequest(name=name, entries=entries)
         self._client.call("kata.Volumes/Sync", request, empty_pb2.Empty, _DEFAULT_TIMEOUT_S)
+
+    def set_sysctls(self, settings: Mapping[str, str]) -> None:
+        """Set the guest's kernel, for all containers."""
+        request = settings_pb2.SetSysctlsRequest(settings=settings)
+        self._client.call("kata.Settings/SetSysctls", request, empty_pb2.Empty, _DEFAULT_TIMEOUT_S)
 
     def get_iptables(self, *, is_ipv6: bool) -> bytes:
         """Return the rules of the guest's packet filter as iptables-save prints them."""

@@ -14,6 +14,7 @@ from kata.base.log import Logger
 from kata.base.mountinfo import list_mounts
 from kata.base.processes import Spawner, read_start_time
 from kata.base.statefolder import ROOT
+from kata.base.sysctls import parse_setting
 from kata.base.trace import SHOWN, Trace
 from kata.config.records import Config
 from kata.host.hypervisor.accelerator import choose_accelerator
@@ -186,6 +187,8 @@ class Sandbox:
         request.storages.append(plan.plan_share_storage())
         with self.trace.step("set up guest"):
             self.call("set up guest", lambda: machine.agent.create_sandbox(request))
+            if sysctls := dict(map(parse_setting, self.config.agent.sysctls)):
+                self.call("set kernel settings", lambda: machine.agent.set_sysctls(sysctls))
         if self._network is not None:
             configured = time.monotonic()
             network = self._network
