@@ -20,10 +20,18 @@ LIMIT_NS = 50 * MS
 
 
 def offset_ns(sandbox: Sandbox, ahead_ns: int = 0) -> int:
-    """Return how far the guest is ahead of a time that is ahead of the host's."""
-    found = clock.measure(sandbox.agent, lambda: time.time_ns() + ahead_ns)
-    assert found.error_ns < LIMIT_NS / 2
-    return found.offset_ns
+    """Return how far the guest is ahead of a time that is ahead of the host's, within 3 ms."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = clock.measure(sandbox.agent, lambda: time.time_ns() + ahead_ns)
+        if found.error_ns < 3 * MS:
+            return found.offset_ns
+        assert time.monotonic() < deadline, found
+
+
+def correct(sandbox: Sandbox) -> None:
+    """Correct the clock, also on a busy host."""
+    wait_until(lambda: clock.correct(sandbox.agent).is_known)
 
 
 def test_a_sandbox_begins_with_the_hosts_time(sandbox: Sandbox) -> None:
@@ -43,19 +51,18 @@ def test_a_step_of_the_hosts_clock_is_followed(sandbox: Sandbox, step_ns: int) -
     finally:
         keeper.close()
     assert any(b"guest's clock was stepped" in line for line in lines)
-    clock.correct(sandbox.agent)
+    correct(sandbox)
     assert abs(offset_ns(sandbox)) < LIMIT_NS
 
 
 def test_a_small_difference_goes_without_a_jump(sandbox: Sandbox) -> None:
     sandbox.agent.shift_clock(-40 * MS, slew=False)
     before = offset_ns(sandbox)
-    clock.correct(sandbox.agent)
+    correct(sandbox)
     after = offset_ns(sandbox)
-    assert abs(after - before) < 10 * MS  # it begins where it was
-    time.sleep(5)  # 0.5 ms a second
-    assert after + MS < offset_ns(sandbox) < 0
-    sandbox.agent.shift_clock(0, slew=True)
+    assert before - 6 * MS < after < before + 15 * MS  # it begins where it was
+    # By 0.5 ms a second.
+    wait_until(lambda: after + 8 * MS < offset_ns(sandbox) < 6 * MS, timeout_s=60)
     clock.correct(sandbox.agent, slew=False)
 
 
@@ -63,5 +70,5 @@ def test_a_machine_that_was_paused_catches_up(sandbox: Sandbox) -> None:
     sandbox.hypervisor.pause()
     time.sleep(2)
     sandbox.hypervisor.resume()
-    clock.correct(sandbox.agent)
+    correct(sandbox)
     assert abs(offset_ns(sandbox)) < LIMIT_NS
