@@ -16,6 +16,7 @@ from tests.pods.conftest import PodMaker
 from tests.support.cri import runtime_pb2 as pb
 from tests.support.cri.client import Cri
 from tests.support.cri.pods import Container, Pod
+from tests.support.sandboxes import QEMU, find_pids
 
 pytestmark = pytest.mark.e2e
 
@@ -122,3 +123,22 @@ def test_a_machine_that_its_pods_limit_would_kill_stays_outside(
     assert pod.output("echo", "alive") == "alive\n"
     assert "machine not counted as the pod's memory" in pod.node.containerd.log
     assert cri.pod_stats(pod.id).linux.memory.working_set_bytes.value < 60 * MIB
+
+
+def test_a_machine_boots_outside_of_a_small_limit_of_processors(
+    parent: str, make_pod: PodMaker
+) -> None:
+    """Where the pod's limit is a hierarchy's of its own, and is in it when it has booted."""
+    hierarchies = find_hierarchies(list_mounts())
+    make_folders(plan_cgroup(parent, hierarchies, 0, whole=True).folders)
+    quotas = [Path(f"{hierarchy}{parent}/cpu.cfs_quota_us") for hierarchy in hierarchies]
+    (quota,) = [path for path in quotas if path.exists()]
+    quota.write_text("10000")  # of 100000: 100m
+    # A template would not have to boot.
+    pod = make_pod(
+        linux={"cgroup_parent": parent},
+        annotations={"io.katacontainers.config.hypervisor.kernel_params": "quiet"},
+    )
+    procs = quota.with_name(pod.id) / "cgroup.procs"
+    assert set(find_pids(pod.id, QEMU)) <= set(map(int, procs.read_text().split()))
+    assert pod.output("echo", "alive") == "alive\n"

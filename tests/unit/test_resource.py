@@ -6,6 +6,7 @@ The real hierarchy of the machine that runs the tests is of one version only.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ import pytest
 from kata.base import cgroups
 from kata.base.errors import KataError
 from kata.base.mountinfo import Mount
-from kata.base.processes import Spawner
+from kata.base.processes import Spawner, list_children
 from kata.config.parse import ConfigFile, parse_config
 from kata.host.resource.cgroup import CgroupSpawner, HostCgroupPlan, plan_cgroup
 from kata.host.resource.sizing import Limits, Size, plan_size, read_limits
@@ -192,13 +193,37 @@ def real() -> Iterator[HostCgroupPlan]:
 def test_children_are_in_the_hosts_cgroup(real: HostCgroupPlan) -> None:
     made = cgroups.make_folders(real.folders)
     assert made
-    child = CgroupSpawner(Spawner(), real).spawn(["/bin/sleep", "100"], {})
+    spawner = CgroupSpawner(Spawner(), real)
+    child = spawner.spawn(["/bin/sh", "-c", "sleep 100 & wait"], {})
+    while not (grandchildren := list_children(child.pid)):
+        pass
+    family = {child.pid, *grandchildren}
+    late = [folder for folder in made if os.path.exists(f"{folder}/cpu.cfs_quota_us")]
     for folder in made:
-        assert Path(folder, "cgroup.procs").read_text().split() == [str(child.pid)]
-    child.kill()
+        found = set(map(int, Path(folder, "cgroup.procs").read_text().split()))
+        assert (child.pid in found) == (folder not in late)
+    spawner.settle()
+    spawner.settle()
+    for folder in made:
+        assert set(map(int, Path(folder, "cgroup.procs").read_text().split())) == family
+    for pid in family:
+        os.kill(pid, signal.SIGKILL)
     child.wait()
     cgroups.remove_folders(made)
     assert not any(os.path.exists(folder) for folder in made)
+
+
+def test_throttling_is_found_wherever_the_limit_is(unified: str) -> None:
+    plan = plan_cgroup(f"{POD}/s1", (unified,), NEEDED, whole=False)
+    cgroups.make_folders(plan.folders)
+    spawner = CgroupSpawner(Spawner(), plan)
+    stat = "usage_usec 5\nnr_periods {}\nnr_throttled {}\nthrottled_usec 7\n"
+    Path(plan.folders[0], "cpu.stat").write_text(stat.format(0, 0))
+    Path(f"{unified}{POD}/cpu.stat").write_text(stat.format(453, 447))
+    told = f"its processors were throttled in 447 of 453 periods by the limit of {unified}{POD}"
+    assert spawner.find_throttling() == told
+    Path(f"{unified}{POD}/cpu.stat").write_text(stat.format(453, 0))
+    assert spawner.find_throttling() == ""
 
 
 def test_a_child_that_cannot_be_moved_is_ended(tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ class Spawner:
     def adopt(self, pid: int) -> None:
         """Take a process that runs to where this one's children are, if that is another place."""
 
+    def settle(self) -> None:
+        """Have children counted, from now on, that were not while they started."""
+
+    def find_throttling(self) -> str:
+        """Return why children may be slow; empty where no limit keeps them from running."""
+        return ""
+
     def _run(self) -> None:
         while True:
             self._jobs.get()()
@@ -170,3 +177,15 @@ def end_process(pid: int, start_time: int, timeout_s: float = 5.0) -> bool:
         return bool(select.select([pidfd], [], [], timeout_s)[0])
     finally:
         os.close(pidfd)
+
+
+def list_children(pid: int) -> list[int]:
+    """Return the children of a process; none of one that has ended."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found

@@ -4,6 +4,10 @@ It is a folder of the engine's choosing in each hierarchy: of version 1 there is
 controller, of version 2 a single one.  What a pod's limits do not leave room for stays outside of
 it: kubelet's limit for a pod counts the containers only, unless the RuntimeClass names an overhead,
 and a virtual machine that exceeds it would be killed.
+
+A limit of processor time is for containers as well, and may be so low that a guest would not boot.
+Where processors have a hierarchy of their own (version 1), the machine enters it when its agent has
+answered.  That of version 2 cannot be entered later: memory is counted where it was taken first.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from dataclasses import dataclass
 
 from kata.base.cgroups import enter_folders, expand_path, read_file
 from kata.base.errors import KataError
-from kata.base.processes import Child, Spawner
+from kata.base.processes import Child, Spawner, list_children
 
+_QUOTA = "cpu.cfs_quota_us"
 _MEMORY_LIMITS = ("memory.limit_in_bytes", "memory.max")
 
 
@@ -54,8 +59,12 @@ class CgroupSpawner(Spawner):
     """Starts children in a cgroup.  The thread that they are tied to is another spawner's."""
 
     def __init__(self, spawner: Spawner, plan: HostCgroupPlan) -> None:
+        """The plan's folders are there."""
         self._spawner = spawner
         self._plan = plan
+        self._late = [f for f in plan.folders if os.path.exists(f"{f}/{_QUOTA}")]
+        self._early = [f for f in plan.folders if f not in self._late]
+        self._booting: list[int] = []
 
     def spawn(
         self,
@@ -66,19 +75,40 @@ class CgroupSpawner(Spawner):
         """See Spawner.  The child is moved before it has done anything worth counting."""
         child = self._spawner.spawn(argv, fds, environ)
         try:
-            self._move(child.pid, argv[0])
+            enter_folders(self._early, child.pid, argv[0])
         except KataError:
             child.kill()
             child.wait()
             raise
+        self._booting.append(child.pid)
         return child
 
     def adopt(self, pid: int) -> None:
         """See Spawner.  Raises KataError; a process that has ended is no error."""
-        self._move(pid, f"process {pid}")
+        enter_folders([*self._early, *self._late], pid, f"process {pid}")
 
-    def _move(self, pid: int, what: str) -> None:
-        enter_folders(self._plan.folders, pid, what)
+    def settle(self) -> None:
+        """See Spawner.  Raises KataError."""
+        # All folders: a child that was made at once may have missed the first.
+        while self._booting:
+            pid = self._booting.pop()
+            self._booting += list_children(pid)
+            self.adopt(pid)
+
+    def find_throttling(self) -> str:
+        """See Spawner."""
+        for folder in self._plan.folders:
+            while os.path.exists(f"{folder}/cpu.stat"):  # the limit may be that of one above
+                lines = read_file(f"{folder}/cpu.stat").splitlines()
+                found = dict(line.split() for line in lines)
+                throttled = int(found.get("nr_throttled", 0))
+                if throttled:
+                    return (
+                        f"its processors were throttled in {throttled} of {found['nr_periods']}"
+                        f" periods by the limit of {folder}"
+                    )
+                folder = os.path.dirname(folder)
+        return ""
 
 
 def _find_limit(hierarchy: str, below: str) -> tuple[int | None, str]:

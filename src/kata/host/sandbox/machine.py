@@ -15,7 +15,13 @@ from typing import NoReturn
 from kata.base.descriptors import ENOUGH_FILES
 from kata.base.errors import Code, KataError
 from kata.base.log import Logger
-from kata.base.processes import Child, Spawner, end_process, read_start_time
+from kata.base.processes import (
+    Child,
+    Spawner,
+    end_process,
+    list_children,
+    read_start_time,
+)
 from kata.base.trace import Trace
 from kata.config.records import Config
 from kata.host.hypervisor.interface import Hypervisor
@@ -158,7 +164,7 @@ class Machine:
         """Return the pids of QEMU and of virtiofsd, each with its children."""
         children = {"qemu": self._vm, "virtiofsd": self._share}
         return {
-            role: [child.pid, *_children(child.pid)]
+            role: [child.pid, *list_children(child.pid)]
             for role, child in children.items()
             if child is not None
         }
@@ -203,6 +209,7 @@ class Machine:
                 if not self.is_copy:
                     self.agent.check(left_s)
                 clock.set_first(self.agent, self.agent.set_time)
+            self._context.spawner.settle()
         except KataError as error:
             self.fail("start virtual machine", error)
 
@@ -212,8 +219,10 @@ class Machine:
         if cause:
             raise KataError(f"{action}: {cause}", Code.UNAVAILABLE) from error
         if error.code == Code.DEADLINE_EXCEEDED and action == "start virtual machine":
+            throttled = self._context.spawner.find_throttling()
             raise KataError(
                 f"{action}: the agent does not answer although the machine runs"
+                f"{f'; {throttled}' if throttled else ''}"
                 f"{_quoted('console', self._observer.tail('console'))}",
                 Code.DEADLINE_EXCEEDED,
                 "dial_timeout in [agent.kata] is the limit",
@@ -335,17 +344,9 @@ def _quoted(what: str, text: str) -> str:
 
 def _end_family(child: Child) -> None:
     """End virtiofsd and the process it forks for its sandbox, and wait for both."""
-    family = [(pid, read_start_time(pid)) for pid in _children(child.pid)]
+    family = [(pid, read_start_time(pid)) for pid in list_children(child.pid)]
     child.kill()
     child.wait(timeout_s=5.0)
     for pid, start_time in family:
         if start_time is not None:
             end_process(pid, start_time)
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
