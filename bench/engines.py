@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.bed import Bed
 from bench.samples import Figure, compare, time_call, time_pairs
+from tests.support.debian_root import debian_root
 from tests.support.factory import wait_for_spares
 from tests.support.netns import Netns
 from tests.support.runtime import (
@@ -27,6 +28,8 @@ from tests.support.runtime import (
 from tools.busybox_image import busybox_layer
 
 _IMAGE = "localhost/busybox"
+_SYSTEMD = "localhost/systemd"
+_SYSTEMD_LIMIT_S = 30.0
 _COUNT = 50
 # crun 1.8 refuses hosts with cgroups of both versions, and both want limits that root has here.
 _LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
@@ -36,8 +39,9 @@ _VERB_LIMIT_S = 0.06
 def measure_engines(bed: Bed) -> Iterator[Figure]:
     """Time ``podman run --rm busybox true``, and ``state``, ``kill 0`` and ``list``."""
     configuration = bed.restart_factory(1)[-1]
-    with _podman(bed.folder, configuration) as (call, kata):
-        yield from _measure_podman(call, kata, bed.rounds)
+    with _podman(bed.folder, configuration) as (base, kata):
+        yield from _measure_podman(partial(_call, base), kata, bed.rounds)
+        yield _measure_systemd([*base, "--runtime", kata], bed.rounds)
     with tempfile.TemporaryDirectory(prefix="kata-bench-oci-") as folder:
         runtime = Runtime(Path(folder), configuration)
         try:
@@ -66,8 +70,8 @@ def _measure_podman(
 @contextmanager
 def _podman(
     folder: Path, configuration: str
-) -> Iterator[tuple[Callable[[str], subprocess.CompletedProcess[bytes]], str]]:
-    """Have Podman with an image; yields what runs ``true`` with a runtime, and kata's program."""
+) -> Iterator[tuple[list[str], str]]:
+    """Have Podman with an image; yields its command line, and kata's program."""
     netns = Netns()
     layer, wrapper = folder / "layer.tar", folder / "kata-runtime"
     layer.write_bytes(busybox_layer())
@@ -81,16 +85,35 @@ def _podman(
     ]
     subprocess.run([*base, "import", str(layer), _IMAGE], check=True, capture_output=True)
 
-    def call(runtime: str) -> subprocess.CompletedProcess[bytes]:
-        flags = ("--rm", "--network", "none", *_LIMITS)
-        argv = [*base, "--runtime", runtime, "run", *flags, _IMAGE, "true"]
-        return subprocess.run(argv, capture_output=True, check=False, timeout=60)
-
     try:
-        yield call, str(wrapper)
+        yield base, str(wrapper)
     finally:
         wait_until(lambda: _remove_storage(folder / "podman"))
         netns.delete()
+
+
+def _call(base: list[str], runtime: str) -> subprocess.CompletedProcess[bytes]:
+    flags = ("--rm", "--network", "none", *_LIMITS)
+    argv = [*base, "--runtime", runtime, "run", *flags, _IMAGE, "true"]
+    return subprocess.run(argv, capture_output=True, check=False, timeout=60)
+
+
+def _measure_systemd(podman: list[str], rounds: int) -> Figure:
+    """Time from the return of ``podman run --systemd=always`` until systemd is up."""
+
+    def call(*words: str) -> None:
+        subprocess.run([*podman, *words], check=True, capture_output=True, timeout=300)
+
+    call("import", debian_root(("systemd", "systemd-sysv", "dbus"), "minbase"), _SYSTEMD)
+    times = []
+    for _ in range(rounds):
+        flags = ("--detach", "--name", "systemd", "--network", "none", "--systemd=always")
+        call("run", *flags, _SYSTEMD, "/sbin/init")
+        bus = "until test -S /run/systemd/private; do sleep 0.5; done"
+        wait = f"{bus}; systemctl is-system-running --wait"
+        times.append(time_call(partial(call, "exec", "systemd", "sh", "-c", wait)))
+        call("rm", "--force", "--time", "60", "systemd")
+    return Figure("systemd is up", "s", tuple(times), _SYSTEMD_LIMIT_S)
 
 
 def _remove_storage(folder: Path) -> bool:

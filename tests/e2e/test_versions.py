@@ -89,9 +89,9 @@ def shared_name(containerd: Containerd, suite: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def name(name: str, containerd: Containerd, suite: str) -> Iterator[str]:
-    """A container's name that no test with another containerd has."""
-    container = f"{suite}-{name}"
+def name(request: pytest.FixtureRequest, containerd: Containerd) -> Iterator[str]:
+    """The name of a test's container, which leaves nothing behind."""
+    container = make_id(request.node.name)
     yield container
     containerd.remove(container)
 

@@ -55,8 +55,9 @@ def test_a_container(engine: Engine, kind: str, case: Case) -> None:
     """Nothing is left of it."""
     flags = ("--rm", "--network=none", f"--workdir={case.cwd}", f"--user={case.uid}")
     words = (*flags, IMAGE, *case.words)
+    before = set(list_sandboxes())
     by_runc = engine.call(*BY_RUNC[kind], *words, check=False)
     done = engine.call("run", *words, check=False)
     assert done.returncode == by_runc.returncode, (by_runc, done)
     assert done.returncode == STATUSES.get(case.name, done.returncode)
-    wait_until(lambda: not list_sandboxes())
+    wait_until(lambda: set(list_sandboxes()) <= before)

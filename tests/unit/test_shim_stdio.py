@@ -188,3 +188,36 @@ def test_no_program_inherits_a_stand_ins_streams(tmp_path: Path) -> None:
     stand_in.close()
     for fd in stand_in.streams:
         os.close(fd)
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_a_stand_in_that_is_left_is_closed_at_once(tmp_path: Path, is_followed: bool) -> None:
+    """Also where something holds the object still, as the traceback of an error does."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(tmp_path / "link"))
+    listener.listen(1)
+    peers: list[socket.socket] = []
+
+    def greet() -> None:
+        peer, _ = listener.accept()
+        socket.send_fds(peer, [b"r"], [listener.fileno()] * 3)
+        peers.append(peer)
+
+    greeter = threading.Thread(target=greet)
+    greeter.start()
+    before = count_descriptors()
+    stand_in = StandIn(str(tmp_path / "link"), LOG)
+    greeter.join()
+    for fd in stand_in.streams:
+        os.close(fd)
+    if is_followed:
+        stand_in.follow(CONTROLS)
+    assert count_descriptors() == before + 2  # its own, and the peer's
+    stand_in.close()
+    deadline = time.monotonic() + 5
+    while count_descriptors() > before + 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    del stand_in
+    peers[0].close()
+    listener.close()

@@ -7,7 +7,7 @@ from kata.cli.oci.delete import delete
 from kata.cli.oci.record import load_record
 from kata.cli.oci.start import start
 from kata.cli.oci.streams import Console
-from kata.cli.oci.wait import wait_for
+from kata.cli.oci.wait import hold_signals, wait_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
         stand_in = creation.make(console)
         if console is not None:
             console.give_slave()
+        hold_signals()
         start(settings, load_record(settings.root, creation.id))
     except BaseException:
         creation.undo()

@@ -19,9 +19,17 @@ _PASSED = (
     signal.SIGCONT,
 )
 
+_held: list[int] = []
+
+
+def hold_signals() -> None:
+    """Keep what comes from now on for a process that is about to start, until ``wait_for``."""
+    for signum in _PASSED:
+        signal.signal(signum, lambda number, _: _held.append(number))
+
 
 def wait_for(stand_in: Leash, console: Console | None) -> int:
-    """Return its exit status; signals that come meanwhile go to it."""
+    """Return its exit status; signals that were held or come meanwhile go to it."""
 
     def pass_on(signum: int, _: object) -> None:
         try:
@@ -31,6 +39,8 @@ def wait_for(stand_in: Leash, console: Console | None) -> int:
 
     for signum in _PASSED:
         signal.signal(signum, pass_on)
+    while _held:
+        pass_on(_held.pop(0), None)
     if console is not None:
         from kata.cli.oci.proxy import pass_terminal
 

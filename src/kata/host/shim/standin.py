@@ -47,6 +47,9 @@ class StandIn:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.settimeout(_GREETING_S)
         self._ended = False
+        # Who reads closes, as closing does not wake a reader; before that it is who leaves.
+        self._lock = threading.Lock()
+        self._is_read = False
         try:
             connect(self._sock, path)
             _, self.streams, _ = fdpass.receive_bytes(self._sock, _MESSAGE_BYTES)
@@ -62,6 +65,8 @@ class StandIn:
 
     def follow(self, controls: Controls) -> None:
         """Pass on what it asks for, from a thread of its own, until it or this ends."""
+        with self._lock:
+            self._is_read = True
         threading.Thread(target=self._follow, args=(controls,), name="standin", daemon=True).start()
 
     def end(self, status: int) -> None:
@@ -79,9 +84,17 @@ class StandIn:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it has gone already
-        # The socket is closed with the object, which the thread that reads it holds as well.
+        with self._lock:
+            if not self._is_read:
+                self._sock.close()
 
     def _follow(self, controls: Controls) -> None:
+        try:
+            self._pass_on(controls)
+        finally:
+            self._sock.close()
+
+    def _pass_on(self, controls: Controls) -> None:
         while words := self._receive():
             try:
                 kind, *numbers = words.split()
