@@ -68,9 +68,7 @@ def _measure_podman(
 
 
 @contextmanager
-def _podman(
-    folder: Path, configuration: str
-) -> Iterator[tuple[list[str], str]]:
+def _podman(folder: Path, configuration: str) -> Iterator[tuple[list[str], str]]:
     """Have Podman with an image; yields its command line, and kata's program."""
     netns = Netns()
     layer, wrapper = folder / "layer.tar", folder / "kata-runtime"

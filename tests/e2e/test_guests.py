@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from kata.guest.node import SETTINGS
 from tests.e2e.conftest import FOLDER_PREFIX
 from tests.e2e.test_run import (
     test_host_folder_is_shared,
@@ -98,6 +99,21 @@ def test_all_is_there_and_nothing_makes_itself_seen(containerd: Containerd, name
     assert set(systems) >= FILE_SYSTEMS
     assert networks == ["lo"]
     assert set(blocks) <= {"pmem0"}
+
+
+def test_settings_are_a_nodes(containerd: Containerd, name: str) -> None:
+    done = containerd.run(name, "sysctl", *dict(SETTINGS))
+    wanted = [f"{setting} = {value}" for setting, value in SETTINGS]
+    assert done.stdout.decode().splitlines() == wanted
+
+
+def test_loop_devices_of_a_privileged_container(containerd: Containerd, name: str) -> None:
+    script = (
+        "truncate -s 1M /tmp/image && losetup /dev/loop0 /tmp/image && echo by loop > /dev/loop0"
+        " && head -n 1 /tmp/image && losetup -d /dev/loop0 && ls /dev/net"
+    )
+    done = containerd.run(name, "sh", "-c", script, flags=["--privileged"])
+    assert done.stdout.decode().splitlines() == ["by loop", "tun"]
 
 
 def test_nothing_can_be_loaded(containerd: Containerd, name: str) -> None:

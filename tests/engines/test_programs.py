@@ -29,9 +29,9 @@ def layer_of_programs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(archive)
 
 
-# How each is told to run a container by runc.
+# How each is told to run a container by runc; root may not be allowed what Podman asks for.
 BY_RUNC = {
-    "podman": ("--runtime", "runc", "run"),
+    "podman": ("--runtime", "runc", "run", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"),
     "docker": ("run", "--runtime", "runc"),
 }
 

@@ -44,6 +44,18 @@ def test_a_library_in_use_stays() -> None:
         elf.without_needed(upb(), "libc.so.6")
 
 
+def test_a_section_is_emptied() -> None:
+    data = Path("/usr/bin/true").read_bytes()
+    changed = elf.without_section(data, ".gnu_debuglink")
+    assert len(changed) == len(data)
+    assert changed != data
+    assert elf.without_section(changed, ".gnu_debuglink") == changed
+    assert elf.without_section(data, ".nothing") == data
+    assert elf.without_section(b"no such file", ".BTF") == b"no such file"
+    with pytest.raises(KataError, match="cut off"):
+        elf.without_section(data[:-100], ".gnu_debuglink")
+
+
 def test_a_program_is_no_kernel() -> None:
     assert not elf.has_pvh_entry(Path("/usr/bin/python3").read_bytes())
 

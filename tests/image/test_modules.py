@@ -57,6 +57,24 @@ def test_the_names_under_which_the_kernel_asks() -> None:
     assert modules.render_list([made]).endswith(" - demand netdev_veth,rtnl_link_veth\n")
 
 
+def test_all_minor_numbers_of_a_major_one() -> None:
+    """The kernel asks for block-major-7-0, then for block-major-7."""
+    info = b"\0alias=block-major-7-*\0alias=char-major-10-237\0alias=char-major-1*\0"
+    assert modules.parse_aliases(info) == ("block_major_7", "char_major_10_237")
+
+
+def test_rare_modules_are_packed() -> None:
+    chosen = modules.select_modules(FILES, BUILTIN, {"fuse": "demand", "virtiofs": "rare"})
+    assert [(module.stage, module.file_name) for module in chosen] == [
+        ("demand", "fuse.ko"),
+        ("rare", "virtio.ko.xz"),
+        ("rare", "virtiofs.ko.xz"),
+    ]
+    assert chosen[0].pack() == chosen[0].data
+    assert lzma.decompress(chosen[1].pack()) == chosen[1].data
+    assert "virtio /lib/modules/virtio.ko.xz - rare -\n" in modules.render_list(chosen)
+
+
 def test_what_is_missing_is_named_with_who_needs_it() -> None:
     with pytest.raises(KataError, match="kernel module fuse, needed by virtiofs: not in"):
         modules.select_modules({"virtiofs": ko("fuse")}, BUILTIN, {"virtiofs": "boot"})

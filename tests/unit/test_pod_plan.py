@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from kata.base.errors import Code, KataError
-from kata.host.sandbox.devices import DiskPlan, find_block_node, plan_devices
+from kata.host.sandbox.devices import (
+    DiskPlan,
+    allow_all,
+    find_block_node,
+    is_privileged,
+    plan_devices,
+)
 from kata.host.sandbox.mounts import (
     GuestStorage,
     MountPlan,
@@ -28,6 +34,7 @@ NAMESPACES = [{"type": "network", "path": NETNS}, {"type": "pid"}, {"type": "ipc
 SANDBOX = "/run/kata-containers/sandbox"
 SIZE = 64 << 20
 DENY_ALL = {"allow": False, "access": "rwm"}
+ALLOW_ALL = {"allow": True, "access": "rwm"}
 
 
 def refusal(function: Callable[[], object], code: int = Code.INVALID_ARGUMENT) -> str:
@@ -146,13 +153,64 @@ def test_what_every_kernel_has_is_left_to_the_guest(numbers: tuple[int, int]) ->
     assert len(spec["linux"]["devices"]) == 1
 
 
-def test_a_privileged_container_gets_none_of_the_hosts() -> None:
+def test_a_privileged_container_gets_what_it_asked_for_of_the_hosts() -> None:
+    """Disks at other paths than the host's; engines give it all others without being asked."""
     null = device("/dev/null", "c", 1, 3)
-    others = [device("/dev/sda", "b", 8, 0), device("/dev/gpu0", "c", 226, 0)]
-    rules = [DENY_ALL, {"allow": True, "access": "rwm"}]
-    spec = {"linux": {"devices": [others[0], null, others[1]], "resources": {"devices": rules}}}
-    assert plan_devices(spec, no_node) == ()
-    assert spec["linux"]["devices"] == [null]
+    asked = device("/dev/xvda", "b", 8, 16)
+    given = [
+        device("/dev/sda", "b", 8, 0),
+        device("/dev/loop9", "b", 7, 9),
+        device("/dev/gpu0", "c", 226, 0),
+    ]
+
+    def find_node(major: int, minor: int) -> str:
+        if major == 7:
+            raise KataError("nothing behind it", Code.NOT_FOUND)
+        return {0: "/dev/sda", 16: "/dev/sdb"}[minor]
+
+    rules = [DENY_ALL, ALLOW_ALL]
+    spec = {"linux": {"devices": [*given, null, asked], "resources": {"devices": rules}}}
+    assert plan_devices(spec, find_node) == (DiskPlan("/dev/xvda", "/dev/sdb", read_only=False),)
+    assert spec["linux"]["devices"] == [null, asked]
+
+
+def context(*rules: dict[str, Any], sysfs: str = "ro", **linux: Any) -> dict[str, Any]:
+    """Return a spec with capabilities, as engines describe one."""
+    names = ["CAP_CHOWN", "CAP_MKNOD", "CAP_SYS_ADMIN"]
+    return {
+        "process": {"capabilities": {"bounding": names}},
+        "mounts": [{"destination": "/sys", "type": "sysfs", "options": ["nosuid", sysfs]}],
+        "linux": {"resources": {"devices": list(rules)}, **linux},
+    }
+
+
+# Docker, Podman, containerd with the host's devices or all allowed, CRI-O; then containerd with
+# privileged_without_host_devices.
+@pytest.mark.parametrize(
+    "spec", [context(DENY_ALL, ALLOW_ALL), context(ALLOW_ALL), context(DENY_ALL, sysfs="rw")]
+)
+def test_who_is_privileged(spec: dict[str, Any]) -> None:
+    assert is_privileged(spec)
+    allow_all(spec)
+    assert spec["linux"]["resources"]["devices"][-1] == ALLOW_ALL
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        context(DENY_ALL),
+        context(ALLOW_ALL, DENY_ALL),
+        context(DENY_ALL, sysfs="rw", maskedPaths=["/proc/kcore"]),
+        context(DENY_ALL, sysfs="rw", readonlyPaths=["/proc/sys"]),
+        context(DENY_ALL, sysfs="rw", seccomp={"defaultAction": "SCMP_ACT_ALLOW"}),
+        context(ALLOW_ALL, uidMappings=[{"containerID": 0, "hostID": 1000, "size": 1}]),
+        {**context(ALLOW_ALL), "process": {"capabilities": {"bounding": ["CAP_MKNOD"]}}},
+        {**context(ALLOW_ALL), "process": {}},
+    ],
+)
+def test_who_is_not(spec: dict[str, Any]) -> None:
+    assert not is_privileged(spec)
 
 
 @pytest.mark.parametrize("spec", [{}, {"linux": None}, {"linux": {"devices": None}}])

@@ -1,7 +1,11 @@
-"""Devices that the host plugged in for a container: found, and put into its specification."""
+"""Devices for a container: those that the host plugged in, or all of the guest's.
+
+They are found, and put into its specification.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 
@@ -18,6 +22,20 @@ if TYPE_CHECKING:
 PCI_ROOT = "/sys/devices/pci0000:00"
 # Upstream's limit for hot-plug is 3 s on real hardware; emulation is slower.
 TIMEOUT_S = 20.0
+DEV = "/dev"
+# What the module makes when it is loaded (CONFIG_BLK_DEV_LOOP_MIN_COUNT of Debian's kernel).
+_LOOPS = 8
+# linux/loop.h
+_LOOP_CTL_ADD = 0x4C80
+# Whoever opens one of these makes the kernel load the module behind it: path, type, numbers, mode.
+_ASLEEP = (
+    ("fuse", "c", 10, 229, 0o666),
+    ("loop-control", "c", 10, 237, 0o660),
+    ("net/tun", "c", 10, 200, 0o666),
+    *((f"loop{number}", "b", 7, number, 0o660) for number in range(_LOOPS)),
+)
+# The machine's console, and the ways to the host.
+_AGENTS = ("console", "hvc", "vport")
 
 
 def place_devices(
@@ -25,10 +43,14 @@ def place_devices(
 ) -> None:
     """Wait for each device and give the specification its numbers in this guest.
 
-    Raises UNIMPLEMENTED for a kind that is not known, DEADLINE_EXCEEDED for one that does not
-    appear, INVALID_ARGUMENT for one that the specification does not name.
+    One of type ``guest`` stands for all that the guest has.  Raises UNIMPLEMENTED for a kind that
+    is not known, DEADLINE_EXCEEDED for one that does not appear, INVALID_ARGUMENT for one that the
+    specification does not name.
     """
     for device in devices:
+        if device.type == "guest":
+            _add_all(spec)
+            continue
         if device.type != "blk":
             raise KataError(
                 f"add device {device.container_path}: type {device.type!r} is not supported",
@@ -68,6 +90,70 @@ def find_disk(pci_path: str) -> str | None:
             if os.path.exists(node) and stat.S_ISBLK(os.stat(node).st_mode):
                 return node
     return None
+
+
+def list_nodes(folder: str) -> dict[str, dict[str, Json]]:
+    """Return the device nodes below a folder as the specification has devices, by their paths.
+
+    What is mounted below is left out, and the agent's own.
+    """
+    found: dict[str, dict[str, Json]] = {}
+    pending, file_system = [folder], os.stat(folder).st_dev
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                facts = entry.stat(follow_symlinks=False)
+                if facts.st_dev != file_system or entry.name.startswith(_AGENTS):
+                    continue
+                if stat.S_ISDIR(facts.st_mode):
+                    pending.append(entry.path)
+                elif stat.S_ISCHR(facts.st_mode) or stat.S_ISBLK(facts.st_mode):
+                    found[entry.path] = _describe(entry.path, facts)
+    return found
+
+
+def _describe(path: str, facts: os.stat_result) -> dict[str, Json]:
+    return {
+        "path": path,
+        "type": "c" if stat.S_ISCHR(facts.st_mode) else "b",
+        "major": os.major(facts.st_rdev),
+        "minor": os.minor(facts.st_rdev),
+        "fileMode": stat.S_IMODE(facts.st_mode),
+        "uid": facts.st_uid,
+        "gid": facts.st_gid,
+    }
+
+
+def _add_all(spec: dict[str, Json]) -> None:
+    """Name all nodes of the guest that a specification does not name, those to be loaded too."""
+    linux = spec.get("linux")
+    if not isinstance(linux, dict):
+        return
+    entries = linux.setdefault("devices", [])
+    if not isinstance(entries, list):
+        return
+    if os.path.exists(f"{DEV}/loop-control"):
+        _make_loops()
+    found = list_nodes(DEV)
+    for name, kind, major, minor, mode in _ASLEEP:
+        path = f"{DEV}/{name}"
+        facts: dict[str, Json] = {"path": path, "type": kind, "major": major, "minor": minor}
+        found.setdefault(path, facts | {"fileMode": mode})
+    named = {entry.get("path") for entry in entries if isinstance(entry, dict)}
+    entries.extend(entry for path, entry in found.items() if path not in named)
+
+
+def _make_loops() -> None:
+    """Make the loop devices that programs open by name, in a kernel that has made none."""
+    control = os.open(f"{DEV}/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for number in range(_LOOPS):
+            try:
+                fcntl.ioctl(control, _LOOP_CTL_ADD, number)
+            except FileExistsError:
+                pass
+    finally:
+        os.close(control)
 
 
 def _rewrite(spec: dict[str, Json], path: str, major: int, minor: int) -> None:

@@ -1,9 +1,9 @@
 """Kernel modules, by the list that the image builder wrote.
 
 A line of the list is ``name path dependencies stage aliases``.  The stage is ``boot`` (needed to
-reach the host) or ``demand`` (loaded when something needs it); dependencies and aliases, the names
-under which the kernel asks for a module, are joined by commas, or ``-``.  A guest whose kernel has
-everything built in has no use for a list.
+reach the host), ``demand`` (loaded when something needs it) or ``rare`` (the same, but packed);
+dependencies and aliases, the names under which the kernel asks for a module, are joined by commas,
+or ``-``.  A guest whose kernel has everything built in has no use for a list.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from kata.guest import files
 LIST_FILE = "/usr/lib/kata/modules.list"
 # Only a kernel that can load modules has it.
 LOADED_FILE = "/proc/modules"
+_PACKED = ".xz"
 
 
 class Modules:
@@ -78,7 +79,9 @@ class Modules:
         self._loaded.add(name)
         for dependency in entry.dependencies:
             self._load(dependency, "")
-        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        if entry.path.endswith(_PACKED) and os.path.isdir(f"/sys/module/{name}"):
+            return  # loaded by another program
+        fd = _open(entry.path)
         try:
             syscalls.finit_module(fd, parameters)
         except FileExistsError:
@@ -106,6 +109,24 @@ def parse_list(text: str) -> dict[str, Entry]:
         name, path, dependencies, stage, aliases = line.split()
         entries[_plain(name)] = Entry(path, _names(dependencies), stage, _names(aliases))
     return entries
+
+
+def _open(path: str) -> int:
+    """Return a descriptor of a module's file, of an unpacked copy where that is packed."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if not path.endswith(_PACKED):
+        return fd
+    import _lzma
+
+    try:
+        data = _lzma.LZMADecompressor().decompress(os.pread(fd, os.fstat(fd).st_size, 0))
+    finally:
+        os.close(fd)
+    fd = os.memfd_create(os.path.basename(path), os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd
 
 
 def _names(field: str) -> list[str]:

@@ -16,6 +16,7 @@ DT_VERNEED, DT_VERNEEDNUM = 0x6FFFFFFE, 0x6FFFFFFF
 # xen/include/public/elfnote.h: 32-bit entry point, what QEMU starts a PVH kernel at.
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 _SEGMENT = struct.Struct("<IIQQQQQQ")
+_SECTION = struct.Struct("<IIQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _VERSION_NEED = struct.Struct("<HHIII")
 
@@ -112,6 +113,27 @@ def without_needed(data: bytes, library: str) -> bytes:
     place = shared.needed[library]
     patched[place : place + 8] = patched[others[0] : others[0] + 8]
     return bytes(patched)
+
+
+def without_section(data: bytes, name: str) -> bytes:
+    """Return the file with an empty section without a name in a section's place, of the same size.
+
+    One that has none comes back as it is.  Raises KataError for a file that is cut off.
+    """
+    if not is_elf(data) or len(data) < 64:
+        return data
+    (table,) = struct.unpack_from("<Q", data, 40)
+    size, count, names = struct.unpack_from("<HHH", data, 58)
+    if count and (size < _SECTION.size or table + count * size > len(data)):
+        raise KataError("read ELF file: section headers cut off", Code.DATA_LOSS)
+    changed = bytearray(data)
+    strings = _SECTION.unpack_from(data, table + names * size)[4] if count else 0
+    for start in range(table, table + count * size, size):
+        place, *_, offset, length = _SECTION.unpack_from(data, start)
+        if _string(data, strings + place) == name:
+            changed[offset : offset + length] = bytes(length)
+            struct.pack_into("<I", changed, start, 0)
+    return bytes(changed)
 
 
 def has_pvh_entry(data: bytes) -> bool:

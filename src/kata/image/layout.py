@@ -85,7 +85,10 @@ def _script_entry(name: str, stdlib: str, module: str, arguments: str) -> cpio.E
 def module_entries(modules: Iterable[Module], rendered_list: str) -> list[cpio.Entry]:
     """Return the kernel modules, flat, and the list of them."""
     return [
-        *(cpio.file_entry(f"usr/lib/modules/{module.name}.ko", module.data) for module in modules),
+        *(
+            cpio.file_entry(f"usr/lib/modules/{module.file_name}", module.pack())
+            for module in modules
+        ),
         cpio.file_entry(MODULES_LIST.lstrip("/"), rendered_list.encode()),
     ]
 

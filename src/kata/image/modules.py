@@ -15,15 +15,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kata.base.errors import Code, KataError
+from kata.image import elf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-STAGES = ("boot", "demand")
+STAGES = ("boot", "demand", "rare")
 SIGNATURE_MARKER = b"~Module signature appended~\n"
+# Types for BPF programs that look into a module.  The kernel checks them whenever it loads one,
+# which costs start time under emulation.
+BTF = ".BTF"
 # struct module_signature of include/linux/module_signature.h: 12 bytes, the length comes last.
 _SIGNATURE = struct.Struct(">8xI")
 DECOMPRESS_TIMEOUT_S = 30.0
+# The guest's memory must have room for the dictionary; the largest module has about this size.
+_PACKING = ({"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 21},)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,17 @@ class Module:
     depends: tuple[str, ...]
     data: bytes
     aliases: tuple[str, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """Its file in the guest; rare ones are packed, as the guest's memory holds them all."""
+        return f"{self.name}.ko{'.xz' if self.stage == 'rare' else ''}"
+
+    def pack(self) -> bytes:
+        """Return the content of that file."""
+        if self.stage != "rare":
+            return self.data
+        return lzma.compress(self.data, check=lzma.CHECK_NONE, filters=_PACKING)
 
 
 def module_name(path: str) -> str:
@@ -79,7 +96,7 @@ def select_modules(
             raise KataError(
                 f"find kernel module {name}{needed_by}: not in the kernel package", Code.NOT_FOUND
             )
-        data = without_signature(decompress_module(files[name]))
+        data = elf.without_section(without_signature(decompress_module(files[name])), BTF)
         depends = tuple(item for item in parse_depends(data) if item not in builtin)
         for item in depends:
             add(item, stage, (*chain, name))
@@ -94,7 +111,7 @@ def select_modules(
 def render_list(modules: Iterable[Module]) -> str:
     """Render the guest's list, a line for each module (see kata.guest.modules)."""
     lines = (
-        f"{module.name} /lib/modules/{module.name}.ko {','.join(module.depends) or '-'} "
+        f"{module.name} /lib/modules/{module.file_name} {','.join(module.depends) or '-'} "
         f"{module.stage} {','.join(module.aliases) or '-'}\n"
         for module in modules
     )
@@ -135,10 +152,12 @@ def without_signature(data: bytes) -> bytes:
 def parse_aliases(module: bytes) -> tuple[str, ...]:
     """Return the plain names in the ``alias=`` entries of a module's .modinfo section.
 
-    Patterns are for the buses' devices, whose drivers the agent loads itself.
+    Patterns are for the buses' devices, whose drivers the agent loads itself; but for all minor
+    numbers of a major one, which the kernel asks for without a minor one if that is not known.
     """
     found = re.findall(rb"\0alias=([^\0]*)(?=\0)", module)
-    names = (name.decode().replace("-", "_") for name in found if not re.search(rb"[:*?\[,]", name))
+    plain = (re.sub(rb"^((?:block|char)-major-\d+)-\*$", rb"\1", name) for name in found)
+    names = (name.decode().replace("-", "_") for name in plain if not re.search(rb"[:*?\[,]", name))
     return tuple(sorted(set(names)))
 
 

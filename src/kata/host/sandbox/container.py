@@ -95,6 +95,8 @@ class Container:
             if not disk.volume:
                 pci_path = disks[disk.container_path]
                 request.devices.add(id=pci_path, type="blk", container_path=disk.container_path)
+        if plan.privileged:  # after the disks, which belong to the machine then
+            request.devices.add(type="guest", container_path="/dev")
         request.OCI.CopyFrom(convert_spec(plan.spec))
         for namespace in request.OCI.Linux.Namespaces:
             if namespace.Type == "pid" and pids_of:

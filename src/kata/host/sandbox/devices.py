@@ -27,6 +27,10 @@ GUESTS_OWN = frozenset(
 )
 
 
+# Without these nobody gets far with devices.
+_PRIVILEGES = frozenset({"CAP_MKNOD", "CAP_SYS_ADMIN"})
+
+
 @dataclass(frozen=True, slots=True)
 class DiskPlan:
     """A disk of the host for a container, which sees it at ``container_path``.
@@ -46,8 +50,9 @@ def plan_devices(
 ) -> tuple[DiskPlan, ...]:
     """Return the disks to plug in; raises for devices that no virtual machine can be given.
 
-    A container that may use every device was given all of the host's without asking for any: the
-    ones that are not the guest's own are taken out of ``spec``.
+    A container that may use every device was given all of the host's without asking for any, at
+    the paths that they have there.  What it has asked for is at another path, and a disk; the rest
+    is taken out of ``spec``, but for what is the guest's own.
     """
     linux = spec.get("linux") or {}
     disks: list[DiskPlan] = []
@@ -55,7 +60,11 @@ def plan_devices(
         linux["devices"] = [
             entry
             for entry in linux.get("devices") or []
-            if (entry.get("major"), entry.get("minor")) in GUESTS_OWN and entry["type"] != "b"
+            if (
+                _is_asked_for(entry, find_node)
+                if entry.get("type") == "b"
+                else (entry.get("major"), entry.get("minor")) in GUESTS_OWN
+            )
         ]
     for entry in linux.get("devices") or []:
         path, kind = str(entry.get("path")), entry.get("type")
@@ -72,6 +81,27 @@ def plan_devices(
                 " for this runtime in the engine's configuration",
             )
     return tuple(disks)
+
+
+def is_privileged(spec: dict[str, Any]) -> bool:
+    """Return whether a container is to have all devices of its machine.
+
+    The specification has no word for it.  Engines let such a container use every device; those of
+    Kubernetes do not where they are to leave the host's devices out, but protect nothing of the
+    kernel from it and make /sys writable, which no other container has.
+    """
+    linux = spec.get("linux") or {}
+    capabilities = (spec.get("process") or {}).get("capabilities") or {}
+    if not set(capabilities.get("bounding") or ()) >= _PRIVILEGES or linux.get("uidMappings"):
+        return False
+    guarded = any(linux.get(key) for key in ("seccomp", "maskedPaths", "readonlyPaths"))
+    return _allows_all(linux) or (not guarded and _may_write_sysfs(spec))
+
+
+def allow_all(spec: dict[str, Any]) -> None:
+    """Let a container use every device."""
+    rules = spec["linux"].setdefault("resources", {}).setdefault("devices", [])
+    rules.append({"allow": True, "access": "rwm"})
 
 
 def find_block_node(major: int, minor: int) -> str:
@@ -97,6 +127,22 @@ def _allows_all(linux: dict[str, Any]) -> bool:
         if rule.get("type") in ("a", "", None) and set(numbers) <= {None, -1}:
             allowed = bool(rule.get("allow"))
     return allowed
+
+
+def _is_asked_for(entry: dict[str, Any], find_node: Callable[[int, int], str]) -> bool:
+    """Return whether a disk has another name than on the host."""
+    try:
+        node = find_node(entry.get("major") or 0, entry.get("minor") or 0)
+    except KataError:
+        return False  # a node of the host's without a disk
+    return bool(entry.get("path") != node)
+
+
+def _may_write_sysfs(spec: dict[str, Any]) -> bool:
+    return any(
+        mount.get("type") == "sysfs" and "ro" not in (mount.get("options") or [])
+        for mount in spec.get("mounts") or []
+    )
 
 
 def _may_write(linux: dict[str, Any], major: int, minor: int) -> bool:

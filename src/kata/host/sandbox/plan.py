@@ -12,7 +12,13 @@ from kata.base.errors import Code, KataError
 from kata.config.records import Config
 from kata.host.hypervisor.spec import SharedFolder, VmSpec
 from kata.host.resource.sizing import Size
-from kata.host.sandbox.devices import DiskPlan, find_block_node, plan_devices
+from kata.host.sandbox.devices import (
+    DiskPlan,
+    allow_all,
+    find_block_node,
+    is_privileged,
+    plan_devices,
+)
 from kata.host.sandbox.mounts import FindVolume, MountPlan, plan_mounts
 from kata.host.sandbox.sources import Probe, probe_source
 from kata.host.share import layout
@@ -62,6 +68,8 @@ class ContainerPlan:
     share_name: str
     mounts: MountPlan
     disks: tuple[DiskPlan, ...]
+    # Whether it gets all devices of its machine.
+    privileged: bool
     # Whether the container joins the pid namespace of the pod, or of another container.
     shared_pids: bool
     warnings: tuple[str, ...]
@@ -168,7 +176,10 @@ def plan_container(
         DiskPlan(storage.mount_point, storage.source, "ro" in storage.options, source)
         for source, storage in mounts.direct
     )
+    privileged = is_privileged(guest)
     disks = (*plan_devices(guest, rules.find_block_node), *volumes)
+    if privileged:
+        allow_all(guest)
     linux = guest.setdefault("linux", {})
     shared_pids = any(
         namespace.get("type") == "pid" and namespace.get("path")
@@ -193,7 +204,7 @@ def plan_container(
     linux.pop("intelRdt", None)
     strip_labels(guest["process"])
     warnings += _keep_hooks(guest)
-    return ContainerPlan(guest, share_name, mounts, disks, shared_pids, tuple(warnings))
+    return ContainerPlan(guest, share_name, mounts, disks, privileged, shared_pids, tuple(warnings))
 
 
 def _keep_hooks(guest: dict[str, Any]) -> list[str]:
