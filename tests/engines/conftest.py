@@ -177,7 +177,8 @@ def list_sandboxes() -> list[str]:
     """Return the ids of the virtual machines that containers have."""
     hidden = re.compile(r"factory\.|template-|spare-|kvm-probe|shared|\.")
     folder = Path("/run/kata")
-    return [entry.name for entry in folder.iterdir() if not hidden.match(entry.name)]
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return [entry.name for entry in entries if not hidden.match(entry.name)]
 
 
 def _list_containers() -> set[str]:

@@ -16,6 +16,7 @@ _NODES_OWN = ("kvm-probe", "factory.", "template-", "spare-")
 def take_inventory() -> set[str]:
     """Return every process, mount, socket and file of sandboxes, as readable lines."""
     found = {f"process {line}" for line in find_processes()}
+    found |= {f"stand-in {pid}" for pid in find_stand_ins()}
     for folder in ("/run/kata", "/run/kata-containers/shared/sandboxes", "/run/containerd/s"):
         path = Path(folder)
         if path.is_dir():
@@ -51,6 +52,21 @@ def find_processes(sandbox: str = "") -> list[str]:
         if program and (not sandbox or any(sandbox in os.fsdecode(word) for word in argv)):
             lines.append(f"{entry.name} {program}")
     return lines
+
+
+def find_stand_ins() -> list[int]:
+    """Return the pids of containers' stand-ins: Python in pid namespaces of others."""
+    ours = os.readlink("/proc/self/ns/pid")
+    pids = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if not entry.name.isdigit() or os.readlink(entry / "ns/pid") == ours:
+                continue
+            if os.path.basename(os.readlink(entry / "exe")).startswith("python"):
+                pids.append(int(entry.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return pids
 
 
 def list_spares_own(pid: int) -> list[str]:

@@ -74,8 +74,10 @@ def _run(options: Options) -> int:
         "user": {"uid": 0, "gid": 0},
     }
     console = Console() if terminal else None
-    with Task("", os.path.basename(folder), "", _find_socket(folder)) as task:
-        stand_in = start_process(task, process, folder, console)
+    path = _find_socket(folder)
+    stand_in = start_process(
+        lambda: Task("", os.path.basename(folder), "", path), process, folder, console
+    )
     return wait_for(stand_in, console)
 
 

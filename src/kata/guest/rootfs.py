@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from kata.base import syscalls
+from kata.base import defaultdevices, syscalls
 from kata.base.errors import Code, KataError
 from kata.base.mountoptions import parse_options
 from kata.guest import programs
@@ -37,18 +37,7 @@ _ATTRIBUTES = {
     "nodiratime": (syscalls.MOUNT_ATTR_NODIRATIME, 0),
     "diratime": (0, syscalls.MOUNT_ATTR_NODIRATIME),
 }
-# Of the specification's default devices: name, major, minor.
-_DEVICES = (
-    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9),
-    ("tty", 5, 0),
-)  # fmt: skip
-_LINKS = (
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
-)
+_LINKS = (*defaultdevices.LINKS, ("core", "/proc/kcore"))
 # The kernel's own file systems, which a link must not put somewhere else (CVE-2019-19921).
 _KERNELS = ("proc", "sysfs")
 # Where in /proc other files may be put; elsewhere they could make the protected paths mean nothing
@@ -107,7 +96,7 @@ class Root:
         """Make the devices that every container has, and those of the specification."""
         folder = self._make_folder("/dev")
         try:
-            for name, major, minor in _DEVICES:
+            for name, major, minor in defaultdevices.NODES:
                 _make_node(folder, name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
             for name, target in _LINKS:
                 _make_link(folder, name, target)

@@ -12,7 +12,9 @@ from kata.base.folders import remove_folder
 from kata.base.mountinfo import list_mounts
 from kata.cli.oci import bundle as bundles
 from kata.cli.oci import record as records
+from kata.cli.oci.child import Child
 from kata.cli.oci.hooks import run_hooks
+from kata.cli.oci.namespaces import plan_namespaces
 from kata.cli.oci.placement import find_sandbox
 from kata.cli.oci.record import Record
 from kata.cli.oci.state import describe_state
@@ -23,9 +25,11 @@ from kata.oci.bundle import annotations_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from kata.cli.oci.child import Tell
+    from kata.cli.oci.namespaces import Namespaces
     from kata.cli.settings import Settings
     from kata.cli.table import Options, Verb
 
@@ -102,14 +106,24 @@ class Creation:
         cgroups.make_folders(folders)
         # A container of another's machine has that one's network.
         network = None if sandbox else namespaces.get("network")
-        leash = self._start_stand_in(network, console, folders)
+        stand_ins = plan_namespaces(
+            namespaces,
+            _find_network(namespaces, others, sandbox),
+            str(self._spec.get("hostname") or ""),
+            folders,
+        )
+        leash = self._start_stand_in(stand_ins, console)
         record = record.with_stand_in(leash.pid, leash.start_time)
         record.mark_creating()
         records.save_record(record)
         run_hooks(self._hooks, describe_state(record, "creating"))
+        # After the hooks, which may mount something.
+        view = self._begin_view(leash)
         if network == "":
             network = f"/proc/{leash.pid}/ns/net"
         self._write_bundle(network or "", sandbox)
+        self._start_shim(record)
+        self._finish_view(view)
         self._create_task(record, terminal=console is not None)
         record.mark_created()
         leash.let_go()
@@ -135,21 +149,32 @@ class Creation:
             raise KataError(f"make cgroup {path}: it leads upwards", Code.INVALID_ARGUMENT)
         return [point + below for point in cgroups.find_all_hierarchies(list_mounts())]
 
-    def _start_stand_in(
-        self, network: str | None, console: Console | None, folders: list[str]
-    ) -> Leash:
-        leash = start_stand_in(f"{self._folder}/{records.LINK}", network, console)
-
-        def end() -> None:
-            try:
-                os.kill(leash.pid, 9)
-            except ProcessLookupError:
-                pass
-            leash.wait()
-
-        self._undo.append(end)
-        cgroups.enter_folders(folders, leash.pid, f"stand-in of {self.id}")
+    def _start_stand_in(self, namespaces: Namespaces, console: Console | None) -> Leash:
+        link = f"{self._folder}/{records.LINK}"
+        leash = start_stand_in(link, namespaces, self.process.get("args") or ["?"], console)
+        self._undo.append(leash.kill)
         return leash
+
+    def _begin_view(self, leash: Leash) -> Child:
+        """Begin to give a stand-in the container's root."""
+        leash.finish_start()
+
+        def make(tell: Tell) -> None:
+            from kata.cli.oci.view import Maker, plan_view
+
+            maker = Maker(plan_view(self._spec, self._rootfs, list_mounts()))
+            maker.make(self._folder, leash.pid)
+            tell(maker.missing)
+
+        view = Child(f"show {self.id} by its pid", make)
+        self._undo.append(view.close)
+        return view
+
+    def _finish_view(self, view: Child) -> None:
+        missing = view.receive()
+        view.close()
+        if missing:
+            self._settings.warn(f"show {self.id} by its pid: not there: {'; '.join(missing)}")
 
     def _write_bundle(self, network: str, sandbox: str) -> None:
         import json
@@ -160,11 +185,14 @@ class Creation:
         # The shim's log, which otherwise would be nowhere.
         open(f"{self._folder}/log", "w").close()
 
-    def _create_task(self, record: Record, *, terminal: bool) -> None:
+    def _start_shim(self, record: Record) -> None:
         root = self._settings.root
         if record.sandbox == self.id:
             self._undo.append(lambda: _end_shim(root, record))
             start_shim(root, self.id, self._folder, self._settings.config_path)
+
+    def _create_task(self, record: Record, *, terminal: bool) -> None:
+        root = self._settings.root
         with Task(root, record.sandbox, self.id) as task:
             # Before: one whose answer is not waited for may be created all the same.
             self._undo.append(lambda: _delete_task(root, record))
@@ -225,6 +253,17 @@ def write_pid_file(path: str, pid: int) -> None:
         os.replace(draft, path)
     except OSError as error:
         raise KataError(f"write {path}: {error.strerror}", Code.INTERNAL) from error
+
+
+def _find_network(
+    namespaces: Mapping[str, str], others: Sequence[Record], sandbox: str
+) -> str | None:
+    """Return the network namespace for a stand-in: empty for a new one, None for the host's."""
+    path = namespaces.get("network")
+    if path or not sandbox:
+        return path
+    owners = [other.pid for other in others if other.id == sandbox and other.status != "stopped"]
+    return f"/proc/{owners[0]}/ns/net" if owners else ""
 
 
 def _delete_task(root: str, record: Record) -> None:

@@ -148,5 +148,7 @@ def _open_console_socket(options: Options, terminal: bool) -> Any:
 def _start(
     settings: Settings, record: Record, process: dict[str, Any], console: Console | None
 ) -> Leash:
-    with Task(settings.root, record.sandbox, record.id) as task:
-        return start_process(task, process, record.folder, console)
+    def connect() -> Task:
+        return Task(settings.root, record.sandbox, record.id)
+
+    return start_process(connect, process, record.folder, console, record.pid)

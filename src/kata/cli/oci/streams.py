@@ -9,24 +9,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 
 from kata.base.errors import Code, KataError
 from kata.base.processes import read_start_time
+from kata.cli.oci.child import Child
+from kata.cli.oci.namespaces import Namespaces, Program, plan_beside, start_in
+from kata.cli.oci.wait import hold_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from kata.cli.oci.task import Task
 
 _PYTHON = "/usr/bin/python3"
 _PROGRAM = os.path.join(os.path.dirname(__file__), "standin.py")
-# Numbers of the stand-in's descriptors, after its streams.
-_LISTENER, _LEASH = 3, 4
 _BACKLOG = 1
 _ID_BYTES = 8
+# Of a command line so much is seen where processes are listed, as in the kernel's old days.
+_SHOWN_BYTES = 4096
 
 
 class Console:
@@ -70,10 +74,24 @@ class Console:
 class Leash:
     """A stand-in that has been started.  Ends with this until ``let_go``."""
 
-    def __init__(self, pid: int, leash: int) -> None:
-        self.pid = pid
-        self.start_time = read_start_time(pid) or 0
+    def __init__(self, starter: Child, leash: int) -> None:
+        """Owns both.  Raises KataError when there is none after all."""
+        self._starter = starter
         self._leash = leash
+        try:
+            self.pid = int(starter.receive())
+        except BaseException:
+            starter.close()
+            os.close(leash)
+            raise
+        self.start_time = read_start_time(self.pid) or 0
+
+    def finish_start(self) -> None:
+        """Return when it has loaded, and if it is an exec's has its root.  Raises KataError."""
+        try:
+            self._starter.receive()
+        finally:
+            self._starter.close()
 
     def let_go(self) -> None:
         """Let it live on when this program has ended."""
@@ -84,6 +102,15 @@ class Leash:
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
+
+    def kill(self) -> None:
+        """End it, and what starts it."""
+        self._starter.close()
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.wait()
 
 
 def open_console_socket(path: str) -> socket.socket:
@@ -99,10 +126,12 @@ def open_console_socket(path: str) -> socket.socket:
     return sock
 
 
-def start_stand_in(link: str, network: str | None, console: Console | None) -> Leash:
-    """Start a stand-in that listens at ``link``.
+def start_stand_in(
+    link: str, namespaces: Namespaces, args: Sequence[object], console: Console | None
+) -> Leash:
+    """Start a stand-in that listens at ``link``, for a process with the command line ``args``.
 
-    ``network`` is the path of its network namespace, empty for a new one, None for this program's.
+    The link's folder is mounted over in its namespaces.  Raises KataError.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     leash, ours = os.pipe()
@@ -112,15 +141,13 @@ def start_stand_in(link: str, network: str | None, console: Console | None) -> L
         # A path may be longer than an address can be.
         listener.bind(f"/proc/self/fd/{folder}/{os.path.basename(link)}")
         listener.listen(_BACKLOG)
-        argv = [
-            _PYTHON,
-            "-IS",
-            _PROGRAM,
-            str(_LISTENER),
-            str(_LEASH),
-            *(["tty"] if console else []),
-        ]
-        pid = _spawn([*_enter(network), *argv], (listener.fileno(), leash), console)
+        streams = (0, 1, 2) if console is None else (console.slave,) * 3
+        program = Program(
+            (_PYTHON, "-IS", _PROGRAM, "tty" if console else "-", *_shorten(args)),
+            (*streams, listener.fileno(), leash),
+            os.path.dirname(link),
+        )
+        starter = Child("start stand-in", lambda tell: start_in(namespaces, program, tell))
     except OSError as error:
         os.close(ours)
         raise KataError(f"start stand-in at {link}: {error.strerror}", Code.INTERNAL) from error
@@ -129,24 +156,36 @@ def start_stand_in(link: str, network: str | None, console: Console | None) -> L
         os.close(folder)
         os.close(leash)
         listener.close()
-    return Leash(pid, ours)
+    return Leash(starter, ours)
 
 
 def start_process(
-    task: Task, process: dict[str, Any], folder: str, console: Console | None
+    connect: Callable[[], Task],
+    process: dict[str, Any],
+    folder: str,
+    console: Console | None,
+    beside: int = 0,
 ) -> Leash:
-    """Start one more process, with a stand-in that is found in ``folder`` meanwhile."""
+    """Start one more process, with a stand-in that is found in ``folder`` meanwhile.
+
+    It is in the namespaces of another one, whose pid is ``beside``, or in this program's.
+    """
     exec_id = f"exec-{os.urandom(_ID_BYTES).hex()}"
     link = f"{folder}/{exec_id}"
-    stand_in = start_stand_in(link, None, console)
+    namespaces = plan_beside(beside) if beside else Namespaces()
     try:
-        document = json.dumps(process).encode()
-        task.exec(exec_id, document, f"standin:{link}", terminal=console is not None)
-        task.start(exec_id)
-    except BaseException:
-        os.kill(stand_in.pid, 9)
-        stand_in.wait()
-        raise
+        # Before this program has threads, which it has while it is connected.
+        stand_in = start_stand_in(link, namespaces, process["args"], console)
+        try:
+            with connect() as task:
+                document = json.dumps(process).encode()
+                task.exec(exec_id, document, f"standin:{link}", terminal=console is not None)
+                hold_signals()
+                task.start(exec_id)
+            stand_in.finish_start()
+        except BaseException:
+            stand_in.kill()
+            raise
     finally:
         with contextlib.suppress(FileNotFoundError):  # the folder goes with what it is of
             os.unlink(link)
@@ -156,27 +195,7 @@ def start_process(
     return stand_in
 
 
-def _enter(network: str | None) -> list[str]:
-    if network is None:
-        return []
-    if network:
-        return ["/usr/bin/nsenter", f"--net={network}", "--"]
-    return ["/usr/bin/unshare", "--net", "--"]
-
-
-def _spawn(argv: Sequence[str], fds: Sequence[int], console: Console | None) -> int:
-    import fcntl
-
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
-    actions: list[tuple[int, int, int]] = []
-    if console is not None:
-        actions += [(os.POSIX_SPAWN_DUP2, console.slave, fd) for fd in (0, 1, 2)]
-    actions += [
-        (os.POSIX_SPAWN_DUP2, fd, number)
-        for fd, number in zip(moved, (_LISTENER, _LEASH), strict=True)
-    ]
-    try:
-        return os.posix_spawn(argv[0], list(argv), {"PATH": os.defpath}, file_actions=actions)
-    finally:
-        for fd in moved:
-            os.close(fd)
+def _shorten(args: Sequence[object]) -> list[str]:
+    """Return a command line that can be shown, in the bytes that a program can be given."""
+    text = "\0".join(str(word).replace("\0", "?") for word in args)
+    return text.encode("utf-8", "replace")[:_SHOWN_BYTES].decode("utf-8", "ignore").split("\0")
