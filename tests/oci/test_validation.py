@@ -13,6 +13,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -257,3 +258,56 @@ def test_only_the_same_root_deletes(
     assert "container does not exist" in other.call("delete", name, check=False).stderr
     assert json.loads(runtime.call("list", "-f", "json").stdout)
     assert runtime.status(name) == "created"
+
+
+def without(spec: dict[str, Any], *kinds: str) -> None:
+    linux = spec["linux"]
+    linux["namespaces"] = [one for one in linux["namespaces"] if one["type"] not in kinds]
+
+
+@pytest.mark.parametrize(
+    ("setting", "missing", "said"),
+    [
+        ("kernel.hostname", (), "conflicts with the OCI"),
+        ("kernel/hostname", (), "conflicts with the OCI"),
+        ("kernel.hostname", ("uts",), "is not in a separate kernel namespace"),
+        ("kernel.domainname", ("uts",), "is not in a separate kernel namespace"),
+        ("vm.swappiness", (), "is not in a separate kernel namespace"),
+        ("kernel.msgmax", ("ipc",), "is not allowed in the hosts ipc namespace"),
+        ("fs.mqueue.msg_max", ("ipc",), "is not allowed in the hosts ipc namespace"),
+        ("net.ipv4.ip_forward", ("network",), "not allowed in host network namespace"),
+        ("", ("uts",), "unable to set hostname without a private UTS namespace"),
+    ],
+)
+def test_settings_of_others_are_refused_in_runcs_words(
+    runtime: Runtime,
+    bundle: Bundle,
+    name: str,
+    tmp_path: Path,
+    setting: str,
+    missing: tuple[str, ...],
+    said: str,
+) -> None:
+    without(bundle.spec, *missing)
+    bundle.spec["hostname"] = "" if setting else "valid"
+    bundle.spec["linux"]["sysctl"] = {setting: "1"} if setting else {}
+    bundle.run("true")
+    words = ("create", "-b", str(bundle.folder), name)
+    runc = run_engine(["runc", "--root", str(tmp_path / "runc"), *words], check=False)
+    ours = runtime.call(*words, check=False)
+    assert (runc.returncode, ours.returncode) == (1, 1)
+    text = runc.stderr.partition("runc create failed: ")[2].strip()
+    assert said in text
+    assert ours.stderr.strip().endswith(text)
+
+
+def test_the_domain_has_no_field_and_is_set_as_with_runc(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    """Docker's ``--domainname`` is this."""
+    bundle.spec["linux"]["sysctl"] = {"kernel.domainname": "example.org", "kernel/shmmni": "99"}
+    bundle.run("cat", "/proc/sys/kernel/domainname", "/proc/sys/kernel/shmmni")
+    words = ("run", "-b", str(bundle.folder), name)
+    told = run_engine(["runc", "--root", str(tmp_path / "runc"), *words]).stdout
+    assert told == "example.org\n99\n"
+    assert runtime.call(*words).stdout == told

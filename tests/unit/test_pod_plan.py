@@ -49,7 +49,7 @@ def refusal(function: Callable[[], object], code: int = Code.INVALID_ARGUMENT) -
 
 def test_a_pod_is_read() -> None:
     settings = {"net.core.somaxconn": "333"}
-    linux = {"namespaces": NAMESPACES, "sysctl": settings}
+    linux = {"namespaces": [*NAMESPACES, {"type": "uts"}], "sysctl": settings}
     plan = plan_pod("s1", {"hostname": "pod", "linux": linux})
     assert (plan.hostname, plan.netns_path, plan.sysctls) == ("pod", NETNS, settings)
 
@@ -58,6 +58,13 @@ def test_a_pod_may_have_a_network_namespace_without_a_path() -> None:
     namespaces = [{"type": kind} for kind in ("network", "pid", "ipc")]
     plan = plan_pod("s1", {"linux": {"namespaces": namespaces}})
     assert (plan.hostname, plan.netns_path, plan.sysctls) == ("", "", {})
+
+
+def test_settings_that_are_not_a_pods_own_are_refused() -> None:
+    """As runc does; the annotation is for the machine's."""
+    linux = {"namespaces": NAMESPACES, "sysctl": {"vm.swappiness": "1"}}
+    said = refusal(lambda: plan_pod("s1", {"linux": linux}))
+    assert 'sysctl "vm.swappiness" is not in a separate kernel namespace' in said
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,34 @@ def test_what_a_machine_cannot_be_given(name: str, value: str, word: str) -> Non
     reason = sysctls.explain_refusal(name, value)
     assert word in reason
     assert bool(reason) == bool(word)
+
+
+ALL = ("network", "ipc", "uts", "pid", "mount")
+HOSTNAME = 'is not allowed as it conflicts with the OCI "hostname" field'
+SHARED = "is not in a separate kernel namespace"
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "text"),
+    [
+        ("net.core.somaxconn", ALL, ""),
+        ("net/ipv4/conf/eth0.5/forwarding", ALL, ""),
+        ("kernel.shmmax", ALL, ""),
+        ("fs.mqueue.msg_max", ALL, ""),
+        ("kernel.domainname", ALL, ""),
+        ("kernel.hostname", ALL, f'sysctl "kernel.hostname" {HOSTNAME}'),
+        ("kernel/hostname", ALL, f'sysctl "kernel.hostname" {HOSTNAME}'),
+        ("kernel.hostname", (), f'sysctl "kernel.hostname" {SHARED}'),
+        ("kernel.domainname", (), f'sysctl "kernel.domainname" {SHARED}'),
+        ("vm/swappiness", ALL, f'sysctl "vm.swappiness" {SHARED}'),
+        ("kernel.msgmax", (), 'sysctl "kernel.msgmax" is not allowed in the hosts ipc namespace'),
+        ("net/core.5", (), 'sysctl "net.core/5" not allowed in host network namespace'),
+    ],
+)
+def test_a_containers_own_settings(name: str, kinds: tuple[str, ...], text: str) -> None:
+    if not text:
+        sysctls.check_own([name], kinds)
+        return
+    with pytest.raises(KataError) as caught:
+        sysctls.check_own([name], kinds)
+    assert (str(caught.value), caught.value.code) == (text, Code.INVALID_ARGUMENT)

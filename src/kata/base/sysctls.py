@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from kata.base.errors import Code, KataError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
 ROOT = "/proc/sys"
 # Which namespace settings belong to (proc(5)); the list is runc's.
 _NAMESPACES = {
@@ -20,6 +24,12 @@ _NAMESPACES = {
     "kernel.shmmax": "ipc",
     "kernel.shmmni": "ipc",
     "kernel.shm_rmid_forced": "ipc",
+}
+_HOSTNAME = "kernel.hostname"
+# What runc says of settings of a namespace that a container does not have.
+_NOT_OWN = {
+    "ipc": "is not allowed in the hosts ipc namespace",
+    "network": "not allowed in host network namespace",
 }
 _PREFIXES = {"net.": "network", "fs.mqueue.": "ipc"}
 # Programs that the kernel runs as the guest's root, outside of every container (proc(5)).
@@ -61,6 +71,23 @@ def parse_setting(line: str) -> tuple[str, str]:
     return name, value
 
 
+def check_own(names: Iterable[str], namespaces: Collection[str]) -> None:
+    """Raise INVALID_ARGUMENT, in runc's words, unless a container's settings are its own.
+
+    ``namespaces`` are the kinds of those that it has.  The host name has a field of its own.
+    """
+    for name in names:
+        dotted = _render_dotted(name)
+        kind = find_namespace(dotted)
+        if kind in namespaces and dotted != _HOSTNAME:
+            continue
+        if kind in namespaces:
+            reason = 'is not allowed as it conflicts with the OCI "hostname" field'
+        else:
+            reason = _NOT_OWN.get(kind, "is not in a separate kernel namespace")
+        raise KataError(f'sysctl "{dotted}" {reason}', Code.INVALID_ARGUMENT)
+
+
 def explain_refusal(name: str, value: str) -> str:
     """Return why a setting cannot be made for a whole machine; empty when it can."""
     dotted = name.replace("/", ".")
@@ -71,3 +98,11 @@ def explain_refusal(name: str, value: str) -> str:
     if is_pipe or dotted in _PROGRAMS or dotted.startswith(_HELPERS):
         return f"{name} lets the kernel run a program outside of the containers"
     return ""
+
+
+def _render_dotted(name: str) -> str:
+    """Return a name with dots between its parts: the first separator tells which it has."""
+    slash, dot = name.find("/"), name.find(".")
+    if slash < 0 or 0 <= dot < slash:
+        return name
+    return name.translate({ord("/"): ".", ord("."): "/"})

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from kata.base.errors import Code, KataError
+from kata.base.sysctls import check_own
 
 # A pod's config.json is tens of kilobytes; ten megabytes is a mistake or an attack.
 _MAX_BYTES = 10 << 20
@@ -42,6 +43,24 @@ def annotations_of(spec: dict[str, Any]) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise KataError("read config.json.annotations: no object of texts", Code.INVALID_ARGUMENT)
     return found
+
+
+def check_sysctls(spec: dict[str, Any]) -> None:
+    """Raise INVALID_ARGUMENT, in runc's words, for what runc's validator refuses of host names.
+
+    That is a host name without a namespace for it, and kernel settings that are not the container's
+    own.
+    """
+    linux = spec.get("linux") or {}
+    kinds = {str(entry.get("type")) for entry in linux.get("namespaces") or []}
+    if spec.get("hostname") and "uts" not in kinds:
+        raise KataError(
+            "unable to set hostname without a private UTS namespace", Code.INVALID_ARGUMENT
+        )
+    settings = linux.get("sysctl") or {}
+    if not isinstance(settings, dict):
+        raise KataError("read config.json.linux.sysctl: no object of texts", Code.INVALID_ARGUMENT)
+    check_own(settings, kinds)
 
 
 def parse_spec(text: bytes, path: str) -> dict[str, Any]:

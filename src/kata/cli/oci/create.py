@@ -20,7 +20,7 @@ from kata.cli.oci.record import Record
 from kata.cli.oci.state import describe_state
 from kata.cli.oci.streams import Console, Leash, open_console_socket, start_stand_in
 from kata.cli.oci.task import Task, clean_up, start_shim
-from kata.oci.bundle import annotations_of
+from kata.oci.bundle import annotations_of, check_sysctls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class Creation:
         self._bundle, self._spec = bundles.load_bundle(options.text("bundle"))
         self._rootfs = bundles.find_rootfs(self._bundle, self._spec)
         self._hooks = bundles.host_hooks(self._spec, ("prestart", "createRuntime"))
+        bundles.namespaces_of(self._spec)
+        check_sysctls(self._spec)
         self._undo: list[Callable[[], object]] = []
         check_descriptors(options)
         check_pid_file(self._pid_file)

@@ -22,6 +22,7 @@ from kata.host.sandbox.devices import (
 from kata.host.sandbox.mounts import FindVolume, MountPlan, plan_mounts
 from kata.host.sandbox.sources import Probe, probe_source
 from kata.host.share import layout
+from kata.oci.bundle import check_sysctls
 from kata.oci.convert import convert_spec
 from kata.rpc.pb import agent_pb2
 
@@ -164,6 +165,7 @@ def plan_container(
     INVALID_ARGUMENT for a spec no container can be made of.
     """
     check_spec(spec)
+    check_sysctls(spec)
     share_name = share_name or container_id
     guest = copy.deepcopy(spec)
     warnings: list[str] = []

@@ -9,7 +9,7 @@ from kata.base.errors import Code, KataError
 from kata.base.idmap import UNMAPPED, read_maps
 from kata.host.resource.sizing import Limits, read_limits
 from kata.oci.annotations import PodIdentity, find_identity
-from kata.oci.bundle import annotations_of
+from kata.oci.bundle import annotations_of, check_sysctls
 
 _HINT = "run it with another runtime class, or leave {field} out of the pod's spec"
 # Namespace type -> (the pod's field that leaves it out, what the pod would have joined).
@@ -63,6 +63,7 @@ def plan_pod(sandbox_id: str, spec: dict[str, Any]) -> PodPlan:
             _HINT.format(field="hostUsers"),
         )
     _check_root(sandbox_id, linux)
+    check_sysctls(spec)
     return PodPlan(
         hostname=str(spec.get("hostname") or ""),
         netns_path=namespaces["network"],
