@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.runtime import Bundle, Runtime
+from tests.support.runtime import Bundle, Runtime, run_engine
 
 pytestmark = pytest.mark.e2e
 
@@ -86,14 +87,81 @@ def test_the_containers_own_hook_runs_in_it(
     assert (tmp_path / "release").read_text() == done.stdout
 
 
-def test_later_hooks_that_fail_are_told_and_change_nothing(
-    runtime: Runtime, bundle: Bundle, name: str
+@pytest.mark.parametrize("env", [None, [], ["WHO=me"]])
+def test_a_hook_without_environment_has_the_callers_as_with_runc(
+    runtime: Runtime,
+    bundle: Bundle,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    env: list[str] | None,
 ) -> None:
-    bundle.spec["hooks"] = {"poststart": [hook("exit 1")], "poststop": [hook("exit 2")]}
+    """It starts in the bundle, with runc's; an empty list is no environment."""
+    monkeypatch.setenv("CALLERS", "yes")
+    seen = tmp_path / "seen"
+    script = f'echo "$CALLERS $WHO" >> {seen}; pwd >> {seen}'
+    member = {} if env is None else {"env": env}
+    bundle.spec["hooks"] = {
+        "createRuntime": [hook(script, **member)],
+        "poststop": [hook(f'echo "late $CALLERS $WHO" >> {seen}', **member)],
+    }
+    bundle.run("sleep", "1000")
+    create = ("create", "-b", str(bundle.folder), name)
+    texts = []
+    for argv in (["runc", "--root", str(tmp_path / "runc")], runtime.argv()):
+        for words in (create, ("delete", "--force", name)):
+            subprocess.run([*argv, *words], check=True, timeout=60, **nowhere())
+        texts.append(seen.read_text())
+        seen.unlink()
+    callers = "yes" if env is None else ""
+    who = "me" if env else ""
+    assert texts[0] == f"{callers} {who}\n{bundle.folder}\nlate {callers} {who}\n"
+    assert texts[1] == texts[0]
+
+
+def test_a_poststart_hook_that_fails_ends_the_container_as_with_runc(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    """These hooks runc 1.1 runs in ``create`` already, the specification wants ``start``."""
+    ends = tmp_path / "ends"
+    bundle.spec["hooks"] = {
+        "poststart": [hook("echo why >&2; exit 3"), hook(f"echo not this >> {ends}")],
+        "poststop": [hook(f"echo gone >> {ends}")],
+    }
+    bundle.run("sleep", "1000")
+    words = ("run", "--detach", "-b", str(bundle.folder), name)
+    runc = ["runc", "--root", str(tmp_path / "runc")]
+    told = run_engine([*runc, *words], check=False)
+    assert told.returncode == 1
+    assert "error running hook #0" in told.stderr
+    assert "exit status 3" in told.stderr
+    assert run_engine([*runc, "list", "-q"]).stdout == ""
+    assert ends.read_text() == "gone\n"
+    said = "error running hook #0: /bin/sh: exit status 3, stderr: why"
+    for verb in ("run", "start"):
+        ends.unlink()
+        if verb == "start":
+            runtime.create(bundle, name)
+        done = runtime.call(*(words if verb == "run" else (verb, name)), check=False)
+        assert (done.returncode, said in done.stderr) == (1, True), done
+        assert name not in runtime.list_names()
+        assert ends.read_text() == "gone\n"
+
+
+def test_last_hooks_that_fail_are_told_and_change_nothing(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    """All of them run, and what became of the bundle is nothing to them."""
+    last = [hook("exit 2"), hook(f"touch {tmp_path}/last")]
+    bundle.spec["hooks"] = {"poststop": last}
     runtime.create(bundle.run("sleep", "1000"), name)
-    started = runtime.call("start", name)
-    assert f'level=warning msg="poststart of {name}: error running hook #0' in started.stderr
-    assert runtime.status(name) == "running"
+    (bundle.folder / "config.json").unlink()
+    runtime.call("start", name)
     deleted = runtime.call("delete", "--force", name)
-    assert "poststop" in deleted.stderr
+    assert f'level=warning msg="poststop of {name}: error running hook #0' in deleted.stderr
     assert name not in runtime.list_names()
+    assert (tmp_path / "last").exists()
+
+
+def nowhere() -> dict[str, Any]:
+    return dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)

@@ -13,7 +13,7 @@ from kata.base.mountinfo import list_mounts
 from kata.cli.oci import bundle as bundles
 from kata.cli.oci import record as records
 from kata.cli.oci.child import Child
-from kata.cli.oci.hooks import run_hooks
+from kata.cli.oci.hooks import LATE, run_hooks, save_late_hooks
 from kata.cli.oci.namespaces import plan_namespaces
 from kata.cli.oci.placement import find_sandbox
 from kata.cli.oci.record import Record
@@ -69,6 +69,7 @@ class Creation:
         self._bundle, self._spec = bundles.load_bundle(options.text("bundle"))
         self._rootfs = bundles.find_rootfs(self._bundle, self._spec)
         self._hooks = bundles.host_hooks(self._spec, ("prestart", "createRuntime"))
+        self._late_hooks = {kind: bundles.host_hooks(self._spec, (kind,)) for kind in LATE}
         bundles.namespaces_of(self._spec)
         check_sysctls(self._spec)
         self._undo: list[Callable[[], object]] = []
@@ -118,7 +119,8 @@ class Creation:
         record = record.with_stand_in(leash.pid, leash.start_time)
         record.mark_creating()
         records.save_record(record)
-        run_hooks(self._hooks, describe_state(record, "creating"))
+        save_late_hooks(record, self._late_hooks)
+        run_hooks(self._hooks, describe_state(record, "creating"), self._bundle)
         # After the hooks, which may mount something.
         view = self._begin_view(leash)
         if network == "":

@@ -8,7 +8,7 @@ from kata.base.cgroups import remove_folders
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.folders import remove_folder
 from kata.base.processes import end_process
-from kata.cli.oci.hooks import run_late_hooks
+from kata.cli.oci.hooks import load_late_hooks, run_last_hooks
 from kata.cli.oci.record import folder_of, load_record
 from kata.cli.oci.task import Task, clean_up
 
@@ -47,12 +47,13 @@ def delete(settings: Settings, record: Record, *, force: bool) -> None:
             f"cannot delete container {record.id} that is not stopped: {status}",
             Code.FAILED_PRECONDITION,
         )
+    hooks = load_late_hooks(record, "poststop")
     _delete_task(settings, record, kills=status in ("running", "paused"))
     if record.pid:
         end_process(record.pid, record.start_time)
     remove_folders(record.cgroups)
     remove_folder(record.folder)
-    run_late_hooks(settings, record, "poststop", "stopped")
+    run_last_hooks(settings, record, hooks)
 
 
 def _delete_task(settings: Settings, record: Record, *, kills: bool) -> None:

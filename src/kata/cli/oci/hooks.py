@@ -6,9 +6,7 @@ import os
 
 from kata.base.errors import Code, KataError, describe_error
 from kata.base.jsontext import render_json
-from kata.cli.oci.bundle import host_hooks
 from kata.cli.oci.state import describe_state
-from kata.oci.bundle import load_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,41 +16,69 @@ if TYPE_CHECKING:
     from kata.cli.oci.record import Record
     from kata.cli.settings import Settings
 
+# Those that run after the creation, which are kept as they were then.
+LATE = ("poststart", "poststop")
+_NAME = "hooks.json"
 # Of what a hook says, so much goes into the error.
 _SHOWN = 2000
 
 
-def run_hooks(hooks: Sequence[dict[str, Any]], state: dict[str, Any]) -> None:
-    """Run hooks one after another.  Raises KataError for the first that fails."""
+def run_hooks(
+    hooks: Sequence[dict[str, Any]], state: dict[str, Any], folder: str | None = None
+) -> None:
+    """Run hooks one after another, in ``folder`` or here.
+
+    Raises KataError for the first that fails.
+    """
     document = render_json(state).encode()
     for index, hook in enumerate(hooks):
-        _run(index, hook, document)
+        _run(index, hook, document, folder)
 
 
-def run_late_hooks(settings: Settings, record: Record, kind: str, status: str) -> None:
-    """Run a container's hooks of a kind that comes too late to stop anything.
+def save_late_hooks(record: Record, hooks: dict[str, list[dict[str, Any]]]) -> None:
+    """Keep a container's hooks by kind: what becomes of its bundle changes nothing."""
+    if any(hooks.values()):
+        with open(f"{record.folder}/{_NAME}", "w") as file:
+            file.write(render_json(hooks))
 
-    One that fails is told and changes nothing (runtime.md, "Lifecycle").
-    """
+
+def load_late_hooks(record: Record, kind: str) -> list[dict[str, Any]]:
+    """Return a container's hooks of a kind that comes after its creation."""
     try:
-        run_hooks(host_hooks(load_spec(record.bundle), (kind,)), describe_state(record, status))
-    except KataError as error:
-        # By then the bundle may be gone, which is no fault.
-        if error.code != Code.NOT_FOUND or status != "stopped":
-            settings.warn(f"{kind} of {record.id}: {describe_error(error)}")
+        with open(f"{record.folder}/{_NAME}", "rb") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return []
+    import json
+
+    hooks: list[dict[str, Any]] = json.loads(text).get(kind) or []
+    return hooks
 
 
-def _run(index: int, hook: dict[str, Any], document: bytes) -> None:
+def run_last_hooks(settings: Settings, record: Record, hooks: Sequence[dict[str, Any]]) -> None:
+    """Run hooks of what is gone; each that fails is told, and the others run (runtime.md)."""
+    document = render_json(describe_state(record, "stopped")).encode()
+    for index, hook in enumerate(hooks):
+        try:
+            _run(index, hook, document, None)
+        except KataError as error:
+            settings.warn(f"poststop of {record.id}: {describe_error(error)}")
+
+
+def _run(index: int, hook: dict[str, Any], document: bytes, folder: str | None) -> None:
     import subprocess  # which takes longer than the verbs that mostly have no hooks to run
 
     path = str(hook["path"])
     argv = [str(word) for word in hook.get("args") or [path]]
-    environ = dict(str(entry).partition("=")[::2] for entry in hook.get("env") or [])
+    environ = None  # the caller's, as with runc, unless there is a list, be it empty
+    if hook.get("env") is not None:
+        environ = dict(str(entry).partition("=")[::2] for entry in hook["env"])
     try:
         done = subprocess.run(
             argv,
             executable=path,
             env=environ,
+            cwd=folder,
             input=document,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kata.cli.oci.create import Creation, check_console, check_user
 from kata.cli.oci.delete import delete
 from kata.cli.oci.record import load_record
-from kata.cli.oci.start import start
+from kata.cli.oci.start import finish_start, start
 from kata.cli.oci.streams import Console
 from kata.cli.oci.wait import hold_signals, wait_for
 
@@ -27,11 +27,13 @@ def run(verb: Verb, settings: Settings, options: Options) -> int:
         stand_in = creation.make(console)
         if console is not None:
             console.give_slave()
+        record = load_record(settings.root, creation.id)
         hold_signals()
-        start(settings, load_record(settings.root, creation.id))
+        start(settings, record)
     except BaseException:
         creation.undo()
         raise
+    finish_start(settings, record)
     if detached:
         if console is not None and console_socket is not None:
             console.send_master(console_socket)

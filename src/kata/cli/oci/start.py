@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from kata.base.errors import Code, KataError
-from kata.cli.oci.hooks import run_late_hooks
+from kata.cli.oci.delete import delete
+from kata.cli.oci.hooks import load_late_hooks, run_hooks
 from kata.cli.oci.record import load_record
+from kata.cli.oci.state import describe_state
 from kata.cli.oci.task import Task
 
 TYPE_CHECKING = False
@@ -22,7 +24,9 @@ _REFUSED = {
 
 def run(verb: Verb, settings: Settings, options: Options) -> int:
     """Start the container."""
-    start(settings, load_record(settings.root, options.words[0]))
+    record = load_record(settings.root, options.words[0])
+    start(settings, record)
+    finish_start(settings, record)
     return 0
 
 
@@ -40,4 +44,17 @@ def start(settings: Settings, record: Record) -> None:
         except KataError:
             record.mark_unstarted()
             raise
-    run_late_hooks(settings, record, "poststart", "running")
+
+
+def finish_start(settings: Settings, record: Record) -> None:
+    """Run the poststart hooks of a container that was started.
+
+    Where one fails the container is deleted, as runc does and runtime.md wants ("Lifecycle").
+    """
+    hooks = load_late_hooks(record, "poststart")
+    try:
+        if hooks:
+            run_hooks(hooks, describe_state(record, "running"))
+    except BaseException:
+        delete(settings, record, force=True)
+        raise
