@@ -45,7 +45,7 @@ class Sandbox:
         self._runtime: Runtime | None = None
         self._namespaces = SandboxNamespaces(f"{RUN}/sandbox/ns")
         self._pids = SharedPids()
-        self._users = MappedUsers()
+        self._users = MappedUsers(f"{RUN}/sandbox/sys")
         self._hostname = ""
         self._created = False
         self.storages = Storages(guest.modules.load, log)

@@ -3,6 +3,9 @@
 What a namespace lets its users do is theirs only who are root in the user namespace in which it
 was made (user_namespaces(7)).  So a pod whose users are mapped gets IPC, UTS and pid namespaces
 made in its own.  A process holds them: the first of the pid namespace, by Debian's catatonit.
+
+Their network is the guest's own, which is not theirs, and whose sysfs only the guest's root may
+mount (sysfs_init_fs_context in the kernel's fs/sysfs/mount.c): it is mounted once, to be bound.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ _ARGV = (UNSHARE, "--user", "--ipc", "--uts", "--pid", "--fork", "--kill-child",
 class MappedUsers:
     """Made when the first container asks for it; there is one map in a pod."""
 
-    def __init__(self) -> None:
+    def __init__(self, sysfs: str) -> None:
+        """``sysfs`` is the folder where the network's is mounted; it is made when needed."""
+        self._sysfs = sysfs
         self._lock = threading.Lock()
         self._maps = UNMAPPED
         self._pid = 0
@@ -55,7 +60,8 @@ class MappedUsers:
                     Code.INVALID_ARGUMENT,
                 )
             paths = {kind: f"/proc/{self._pid}/ns/{kind}" for kind in ("user", "ipc", "uts")}
-            return {**paths, "pid": f"/proc/{self._pid}/ns/pid_for_children"}
+        _bind_sysfs(spec, self._sysfs)
+        return {**paths, "pid": f"/proc/{self._pid}/ns/pid_for_children"}
 
     def close(self) -> None:
         """End the process that holds the namespaces.  May be called twice."""
@@ -71,6 +77,8 @@ class MappedUsers:
             wait_for_namespace(self._pid, "pid_for_children")
             write_maps(self._pid, maps)
             _name_host(f"/proc/{self._pid}/ns/uts", hostname)
+            os.makedirs(self._sysfs, exist_ok=True)
+            syscalls.mount("sysfs", self._sysfs, "sysfs", 0)
         except BaseException:
             self._end()
             raise
@@ -82,6 +90,8 @@ class MappedUsers:
                 os.kill(self._pid, signals.SIGKILL)
             except ProcessLookupError:
                 pass  # it has ended by itself
+            if os.path.ismount(self._sysfs):
+                syscalls.umount(self._sysfs, syscalls.MNT_DETACH)
         self._pid = 0
 
 
@@ -93,6 +103,16 @@ def are_mapped(spec: dict[str, Json]) -> bool:
         isinstance(entry, dict) and entry.get("type") == "user" and not entry.get("path")
         for entry in (entries if isinstance(entries, list) else [])
     )
+
+
+def _bind_sysfs(spec: dict[str, Json], source: str) -> None:
+    """Have a container's sysfs be the one at ``source``, with the options that it asks for."""
+    mounts = spec.get("mounts")
+    for mount in mounts if isinstance(mounts, list) else []:
+        if isinstance(mount, dict) and mount.get("type") == "sysfs":
+            options = mount.get("options")
+            asked = options if isinstance(options, list) else []
+            mount.update(type="bind", source=source, options=["bind", *asked])
 
 
 def _name_host(path: str, hostname: str) -> None:
