@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -280,3 +282,34 @@ def test_what_is_created_can_be_started(runtime: Runtime, bundle: Bundle, name: 
     assert all("that is not stopped: creating" in refusal for refusal in refusals), refusals
     runtime.call("start", name)
     assert runtime.status(name) == "running"
+
+
+def test_a_shim_whose_root_was_deleted_ends_when_it_is_told(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    """Nobody can ask for its end any more; otherwise the signal is for others of its group."""
+    lost = Runtime(tmp_path / "lost")
+    lost.create(bundle.run("sleep", "1000"), name)
+    lost.call("start", name)
+    stand_in = lost.pid(name)
+    shim = find_shim(lost.root)
+    os.kill(shim, signal.SIGTERM)
+    lost.call("exec", name, "true")
+    shutil.rmtree(lost.root)
+    os.kill(shim, signal.SIGTERM)
+    wait_until(lambda: not is_alive(shim) and not is_alive(stand_in), 3)
+    for path in Path("/sys/fs/cgroup").glob(f"*/{name}"):
+        path.rmdir()
+
+
+def find_shim(root: Path) -> int:
+    """Return the shim that serves the containers of a state folder."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+            where = os.readlink(folder / "cwd")
+        except OSError:
+            continue
+        if where.startswith(f"{root}/") and any("shim" in word for word in words):
+            return int(folder.name)
+    raise AssertionError(f"no shim below {root}")

@@ -52,11 +52,11 @@ def serve(
     log.debug_enabled = "debug" in arguments.switches
     view = HostView()
     isolate_mounts()
-    _ignore_signals()
+    end = _End()
+    _ignore_signals(end)
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
     identity = ShimIdentity(arguments.namespace, path, view)
     tasks = Tasks(identity, publisher, Spawner(), log, spare)
-    end = _End()
     service = TaskService(tasks, end.reach)
     server = Server(dict.fromkeys(SERVICE_NAMES, service.methods()), log, tasks.durations)
     asked = threading.Event()
@@ -89,6 +89,11 @@ class _End:
         after_answer(self._answered.set)
         self.wanted.set()
         self._gone.wait(_GONE_S)
+
+    def leave(self) -> None:
+        """Want it where nobody asks, and nobody is to be answered."""
+        self._answered.set()
+        self.wanted.set()
 
     def tell_gone(self) -> None:
         """Say so, and wait for the answer if one is waited for."""
@@ -129,10 +134,28 @@ def isolate_mounts() -> None:
         ) from error
 
 
-def _ignore_signals() -> None:
+def _ignore_signals(end: _End) -> None:
     # A signal to containerd's process group must not end pods.
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(signum, signal.SIG_IGN)
+
+    def on_term(_signum: int, _frame: object) -> None:
+        if _lost_bundle():
+            # In a thread, as the one that was interrupted may hold the event's lock.
+            threading.Thread(target=end.leave, name="end", daemon=True).start()
+
+    signal.signal(signal.SIGTERM, on_term)
+
+
+def _lost_bundle() -> bool:
+    """Return whether the bundle, where this process stands, was deleted.
+
+    Who did that has forgotten the sandbox: nobody can ask for its end any more.
+    """
+    try:
+        return not os.listdir(".")
+    except FileNotFoundError:
+        return True
 
 
 def _accept(listener: socket.socket, server: Server, asked: threading.Event) -> None:
