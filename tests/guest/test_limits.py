@@ -63,6 +63,21 @@ def test_settings(folder: Path, resources: dict[str, Any], wanted: dict[str, str
     assert settings(folder) == wanted
 
 
+@pytest.mark.parametrize(("weight", "wide"), [(10, "1"), (500, "4950"), (1000, "10000")])
+def test_weight_of_block_io_is_told_to_who_obeys_it(folder: Path, weight: int, wide: str) -> None:
+    """The scheduler bfq, as runc has it, else the controller, whose range is another."""
+    resources = {"blockIO": {"weight": weight}}
+    assert limits.update(str(folder), resources) == "io.weight"
+    assert settings(folder) == {}
+    (folder / "io.weight").touch()
+    assert limits.update(str(folder), resources) == ""
+    assert settings(folder) == {"io.weight": wide}
+    (folder / "io.bfq.weight").touch()
+    (folder / "io.weight").unlink()
+    assert limits.update(str(folder), resources) == ""
+    assert settings(folder) == {"io.bfq.weight": str(weight)}
+
+
 def test_limit_that_the_kernel_lacks(folder: Path) -> None:
     with pytest.raises(KataError, match=r"set limit rdma\.max: this kernel has no such limit"):
         limits.update(str(folder), {"unified": {"rdma.max": "1"}})
@@ -73,7 +88,8 @@ def test_limit_that_the_kernel_lacks(folder: Path) -> None:
     [
         ({"memory": {"swappiness": 5}}, "swappiness"),
         ({"cpu": {"realtimeRuntime": 5}}, "realtimeRuntime"),
-        ({"blockIO": {"weight": 10}}, "blockIO"),
+        ({"blockIO": {"weight": 10, "weightDevice": []}}, ""),
+        ({"blockIO": {"weight": 10, "leafWeight": 10}}, "blockIO.leafWeight"),
         ({"network": {"classID": 1}}, "network"),
         ({"memory": {"limit": 5}, "cpu": {}, "blockIO": {}}, ""),
     ],
@@ -95,7 +111,8 @@ def test_folders_are_made_and_given_controllers(
     monkeypatch.setattr(cgroup, "ROOT", str(tmp_path))
     (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
     (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
-    folder = limits.make("/pods/c1", {})
+    folder, missing = limits.make("/pods/c1", {})
+    assert missing == ""
     assert folder == f"{tmp_path}/pods/c1"
     assert (tmp_path / "cgroup.subtree_control").read_text().startswith("+memory")
     limits.remove(folder)

@@ -284,6 +284,38 @@ def test_what_is_created_can_be_started(runtime: Runtime, bundle: Bundle, name: 
     assert runtime.status(name) == "running"
 
 
+def test_the_weight_of_block_io_is_the_guests(
+    runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
+) -> None:
+    """As with runc, whose weight the host obeys; here it weighs the containers of a guest."""
+    bundle.spec["linux"]["resources"]["blockIO"] = {"weight": 100}
+    bundle.run("sleep", "1000")
+    read = ("exec", name, "sh", "-c", "cat /sys/fs/cgroup/io.weight")
+    runc = Runc(tmp_path / "runc")
+    for engine in (runc, runtime):
+        engine.call("create", "-b", str(bundle.folder), name, **nowhere())
+        engine.call("start", name)
+        if engine is runtime:
+            assert runtime.call(*read).stdout.splitlines()[0] == "default 910"
+        assert engine.call("update", "--blkio-weight", "500", name, check=False).returncode == 0
+        refused = engine.call("update", "--blkio-weight", "5000", name, check=False)
+        assert refused.returncode == 1
+        if engine is runtime:
+            assert runtime.call(*read).stdout.splitlines()[0] == "default 4950"
+        engine.call("delete", "--force", name)
+
+
+class Runc(Runtime):
+    """The program runc, called likewise."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.root = root
+
+    def argv(self, *words: str) -> list[str]:
+        return ["runc", "--root", str(self.root), *words]
+
+
 def test_a_shim_whose_root_was_deleted_ends_when_it_is_told(
     runtime: Runtime, bundle: Bundle, name: str, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from kata.host.sandbox.plan import (
 from kata.host.share.layout import GUEST_FOLDER
 
 CONFIG = parse_config([ConfigFile("c.toml", "")])
+BLOCK_IO = {"weight": 10, "weightDevice": [{"major": 8, "minor": 0, "weight": 20}]}
 SPEC: dict[str, Any] = {
     "ociVersion": "1.0.2",
     "process": {
@@ -42,7 +43,7 @@ SPEC: dict[str, Any] = {
         "cgroupsPath": "/default/c1",
         "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"},
         "mountLabel": "l",
-        "resources": {"cpu": {"shares": 5, "cpus": "0", "mems": "0"}, "blockIO": {"weight": 10}},
+        "resources": {"cpu": {"shares": 5, "cpus": "0", "mems": "0"}, "blockIO": BLOCK_IO},
     },
 }  # fmt: skip
 
@@ -111,7 +112,8 @@ def test_cgroup_path(path: str, wanted: str) -> None:
 def test_what_is_the_hosts_is_left_out() -> None:
     planned = plan(SPEC)
     assert "mountLabel" not in planned.spec["linux"]
-    assert planned.spec["linux"]["resources"] == {"cpu": {"shares": 5}}
+    left = {"cpu": {"shares": 5}, "blockIO": {"weight": 10}}
+    assert planned.spec["linux"]["resources"] == left
     assert planned.spec["process"] == {"args": ["sh"], "cwd": "/"}
     assert "hooks" not in planned.spec
 

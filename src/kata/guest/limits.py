@@ -23,11 +23,15 @@ _MIN_SHARES, _SHARES = 2, 262142
 _WEIGHTS = 9999
 _PERIOD_US = 100_000
 # What only crun knows to do, or to refuse.
-_CRUNS = ("blockIO", "network", "rdma")
+_CRUNS = ("network", "rdma")
 _CRUNS_MEMORY = (
     "kernel", "kernelTCP", "swappiness", "disableOOMKiller", "useHierarchy", "checkBeforeUpdate",
 )  # fmt: skip
 _CRUNS_CPU = ("realtimePeriod", "realtimeRuntime")
+# The ranges of the specification's weight of block I/O and of io.weight, and who obeys them: the
+# scheduler bfq where its module is loaded, else the controller (runc's order).
+_MIN_BLOCK_WEIGHT, _BLOCK_WEIGHTS = 10, 990
+_BFQ_WEIGHT, _IO_WEIGHT = "io.bfq.weight", "io.weight"
 _EBUSY = 16
 _ENDED_S = 10.0
 
@@ -37,13 +41,16 @@ def find_obstacle(resources: dict[str, Any]) -> str:
     found = [key for key in _CRUNS if resources.get(key)]
     found += [key for key in _CRUNS_MEMORY if (resources.get("memory") or {}).get(key)]
     found += [key for key in _CRUNS_CPU if (resources.get("cpu") or {}).get(key)]
+    block = resources.get("blockIO") or {}
+    found += [f"blockIO.{key}" for key in block if block[key] and key != "weight"]
     return ", ".join(found)
 
 
-def make(path: str, resources: dict[str, Any]) -> str:
-    """Make a cgroup with limits; ``path`` is the specification's.  Returns its folder.
+def make(path: str, resources: dict[str, Any]) -> tuple[str, str]:
+    """Make a cgroup with limits; ``path`` is the specification's.
 
-    Raises KataError; nothing is left then but folders above.
+    Returns its folder, and the limit that this kernel lacks (see ``update``).  Raises
+    KataError; nothing is left then but folders above.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts:
@@ -57,7 +64,7 @@ def make(path: str, resources: dict[str, Any]) -> str:
         except FileExistsError:
             pass
     try:
-        update(folder, resources)
+        missing = update(folder, resources)
         rules = resources.get("devices") or []
         if rules:
             devicefilter.restrict(folder, rules)
@@ -67,11 +74,15 @@ def make(path: str, resources: dict[str, Any]) -> str:
     except KataError:
         remove(folder)
         raise
-    return folder
+    return folder, missing
 
 
-def update(folder: str, resources: dict[str, Any]) -> None:
-    """Set limits.  Raises KataError that names the one which cannot be."""
+def update(folder: str, resources: dict[str, Any]) -> str:
+    """Set limits.  Raises KataError that names the one which cannot be.
+
+    A weight of block I/O is no promise: where the kernel knows none its name is returned, for a
+    warning.
+    """
     for name, value in _list_settings(resources):
         try:
             files.control(f"{folder}/{name}", value)
@@ -83,6 +94,8 @@ def update(folder: str, resources: dict[str, Any]) -> None:
             raise KataError(
                 f"set limit {name} to {value}: {error.strerror}", Code.UNKNOWN
             ) from error
+    weight = (resources.get("blockIO") or {}).get("weight")
+    return _set_block_weight(folder, int(weight)) if weight else ""
 
 
 def remove(folder: str) -> None:
@@ -104,6 +117,22 @@ def remove(folder: str) -> None:
                     f"remove cgroup {folder}: {error.strerror}", Code.DEADLINE_EXCEEDED
                 ) from error
         _wait_change(folder, deadline)
+
+
+def _set_block_weight(folder: str, weight: int) -> str:
+    """Return the name of the limit that the kernel lacks, empty when it was set."""
+    wide = 1 + max(0, weight - _MIN_BLOCK_WEIGHT) * _WEIGHTS // _BLOCK_WEIGHTS
+    for name, value in ((_BFQ_WEIGHT, weight), (_IO_WEIGHT, wide)):
+        if not os.path.exists(f"{folder}/{name}"):
+            continue
+        try:
+            files.control(f"{folder}/{name}", str(value))
+        except OSError as error:
+            raise KataError(
+                f"set limit {name} to {value}: {error.strerror}", Code.UNKNOWN
+            ) from error
+        return ""
+    return _IO_WEIGHT
 
 
 def _hand_down(folder: str) -> None:

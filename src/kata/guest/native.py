@@ -81,7 +81,8 @@ class Native(Crun):
                 fds["filter"] = own.filter.fd
             if self._manager != "disabled":
                 path = linux.get("cgroupsPath") or container_id
-                own.cgroup = limits.make(path, linux.get("resources") or {})
+                own.cgroup, missing = limits.make(path, linux.get("resources") or {})
+                self._warn_of(missing, container_id)
             with self._reaper.birth():
                 own.answers = self._forker.create(spec, container_id, own.cgroups, fds)
                 pid = _follow(own.answers, stdio.console_path, birth.READY)
@@ -201,7 +202,7 @@ class Native(Crun):
                 f"update container {container_id}: cannot set {obstacle or 'limits'}",
                 Code.UNIMPLEMENTED,
             )
-        limits.update(folder, resources)
+        self._warn_of(limits.update(folder, resources), container_id)
 
     def delete(self, container_id: str) -> None:
         """See Runtime."""
@@ -218,6 +219,12 @@ class Native(Crun):
         # Known until now: who would enter it meanwhile is told that it is deleted.
         self._inits.pop(container_id, None)
         self._own.pop(container_id, None)
+
+    def _warn_of(self, missing: str, container_id: str) -> None:
+        if missing:
+            self._log.warning(
+                "limit left out: the guest's kernel has none", container=container_id, limit=missing
+            )
 
     def _start_own(self, own: _Own) -> None:
         if own.answers is None:

@@ -261,8 +261,11 @@ def _plan_cgroup(container_id: str, path: str) -> str:
 
 
 def _strip_resources(resources: dict[str, Any]) -> None:
-    # Processor and node numbers, devices of block I/O rules and network classes are the host's.
-    resources.pop("blockIO", None)
+    # Processor and node numbers, devices of block I/O rules and network classes are the host's;
+    # the weight of block I/O is among the containers of the guest.
+    weight = (resources.pop("blockIO", None) or {}).get("weight")
+    if weight:
+        resources["blockIO"] = {"weight": weight}
     resources.pop("network", None)
     cpu = resources.get("cpu")
     if isinstance(cpu, dict):
