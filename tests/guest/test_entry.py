@@ -14,7 +14,7 @@ import pytest
 from kata.base.errors import Code, KataError
 from kata.guest import privileges
 from kata.rpc.client import RpcError
-from tests.guest.harness import Host, is_forker
+from tests.guest.harness import Host, is_forker, until
 
 LIBCS_OWN = 1 << 31 | 1 << 32
 PROFILE = {
@@ -161,7 +161,7 @@ def test_a_container_is_removed_while_it_is_entered(host: Host, box: str) -> Non
         threads = [threading.Thread(target=enter, args=(name, thread)) for thread in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.2)
+        until(lambda name=name: any(line.startswith(f"{name} ") for line in seen), "nobody got in")
         host.signal(signal.SIGKILL, name)
         host.remove(name)
         host.run(f"{name}-next", "sleep", f"200{number}")

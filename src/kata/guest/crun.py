@@ -73,7 +73,11 @@ class Crun(Runtime):
         process_file, pid_file = f"{scratch}.json", f"{scratch}.pid"
         options = ["--detach", "--process", process_file, "--pid-file", pid_file]
         options += _console_options(stdio)
-        files.write(process_file, render_json(process))
+        try:
+            files.write(process_file, render_json(process))
+        except FileNotFoundError:
+            # Its folder went meanwhile, and the container with it.
+            raise KataError(f"no container {container_id}", Code.NOT_FOUND) from None
         try:
             with self._reaper.birth():
                 self._run("exec", [*options, container_id], stdio.fds)
