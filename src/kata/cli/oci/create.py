@@ -70,7 +70,7 @@ class Creation:
         self._rootfs = bundles.find_rootfs(self._bundle, self._spec)
         self._hooks = bundles.host_hooks(self._spec, ("prestart", "createRuntime"))
         self._late_hooks = {kind: bundles.host_hooks(self._spec, (kind,)) for kind in LATE}
-        bundles.namespaces_of(self._spec)
+        self._namespaces = bundles.namespaces_of(self._spec)
         check_sysctls(self._spec)
         self._undo: list[Callable[[], object]] = []
         check_descriptors(options)
@@ -84,7 +84,7 @@ class Creation:
 
     def make(self, console: Console | None) -> Leash:
         """Make it; returns its stand-in.  On failure the caller undoes what was made."""
-        namespaces = bundles.namespaces_of(self._spec)
+        namespaces = self._namespaces
         annotations = annotations_of(self._spec)
         root = self._settings.root
         records.make_folder(root, self.id)
